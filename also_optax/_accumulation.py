@@ -1,0 +1,121 @@
+"""Gradient accumulation that is right for the adversary too."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from also_optax._base import AxisName, examples_for
+from also_optax._examples import no_examples
+from also_optax._hyperparams import check_count
+from also_optax._read import find_rule_state
+
+
+class MultiStepsState(NamedTuple):
+    """State of :func:`multi_steps`.
+
+    Attributes:
+      micro_step: micro-batches since the last optimizer step.
+      gradient_sum: sum of their gradients, each times its count of examples; at least float32.
+      statistics: the rule's statistics of them.
+      inner_state: the optimizer's state.
+    """
+
+    micro_step: jax.Array
+    gradient_sum: Any
+    statistics: Any
+    inner_state: Any
+
+
+def multi_steps(
+    tx: optax.GradientTransformation, every_k: int, *, axis_name: AxisName = None
+) -> optax.GradientTransformationExtraArgs:
+    """Steps the optimizer, and its adversary, once per `every_k` micro-batches, as one large batch would.
+
+    Each micro-batch's gradient counts by how many examples it had, and the adversary sees the pooled statistics of all
+    (``optax.MultiSteps`` would show it the last micro-batch alone). For rules that weigh from the state (ALSO, RGD)
+    this equals the large batch, with uneven masks too. For rules that weigh from the batch (ABSGD) one pass is an
+    approximation: each micro-batch is weighed by its own statistics. The exact form takes two passes,
+    :func:`also_optax.observe` and :func:`also_optax.merge` first, then ``reweight(..., statistics=)`` on each; its
+    ``rw.extra_args`` tell this wrapper.
+
+    Other extra arguments (``value=`` of ``optax.contrib.reduce_on_plateau``) reach the optimizer as the last
+    micro-batch's.
+
+    Args:
+      tx: an optimizer with one rule inside.
+      every_k: micro-batches per optimizer step, at least 1.
+      axis_name: the mapped axes that split each micro-batch, inside ``shard_map``.
+
+    Returns:
+      A transformation whose update takes ``**rw.extra_args``; its updates are zero but on every k-th call.
+
+    Raises:
+      TypeError: if `every_k` is not a Python int.
+      ValueError: if `every_k` is below 1, or `tx` has no rule, or two (at ``init``).
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, also_optax
+      >>> tx = also_optax.multi_steps(optax.chain(also_optax.reweight_by_rgd(), optax.sgd(1.0)), every_k=2)
+      >>> params = jnp.array(0.0)
+      >>> opt_state = tx.init(params)
+      >>> for gradient, losses in ((1.0, jnp.ones(3)), (5.0, jnp.ones(1))):
+      ...     updates, opt_state = tx.update(jnp.array(gradient), opt_state, params, losses=losses)
+      ...     print(updates)
+      0.0
+      -2.0
+    """
+    check_count("every_k", every_k)
+    tx = optax.with_extra_args_support(tx)
+
+    def init_fn(params: optax.Params) -> MultiStepsState:
+        inner_state = tx.init(params)
+        return MultiStepsState(
+            micro_step=jnp.zeros([], jnp.int32),
+            gradient_sum=jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params),
+            statistics=find_rule_state(inner_state).observe(no_examples()),
+            inner_state=inner_state,
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: MultiStepsState,
+        params: optax.Params | None = None,
+        *,
+        losses: Any = None,
+        groups: Any = None,
+        where: Any = None,
+        statistics: Any = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, MultiStepsState]:
+        rule_state = find_rule_state(state.inner_state)
+        if losses is None:
+            raise TypeError("`multi_steps` needs each micro-batch's `losses`: pass `**rw.extra_args` to `tx.update`.")
+        seen = rule_state.observe(examples_for(rule_state, losses, groups, where))
+        if axis_name is not None:
+            seen = seen.pool(axis_name)
+        # With the statistics of the whole given, a gradient is a share of the whole: shares are added up as they are.
+        scale = seen.count if statistics is None else statistics.count
+        gradient_sum = jax.tree.map(lambda total, g: total + scale * g.astype(total.dtype), state.gradient_sum, updates)
+        pooled = state.statistics.merge(seen)
+        micro_step = state.micro_step + 1
+
+        def step(inner_state: Any) -> tuple[Any, Any]:
+            mean = jax.tree.map(lambda t, g: (t / jnp.maximum(pooled.count, 1)).astype(g.dtype), gradient_sum, updates)
+            return tx.update(mean, inner_state, params, statistics=pooled, **extra_args)
+
+        def wait(inner_state: Any) -> tuple[Any, Any]:
+            return jax.tree.map(jnp.zeros_like, jax.eval_shape(step, inner_state)[0]), inner_state
+
+        steps = micro_step == every_k
+        new_updates, inner_state = jax.lax.cond(steps, step, wait, state.inner_state)
+        nothing = rule_state.observe(no_examples())
+        return new_updates, MultiStepsState(
+            micro_step=jnp.where(steps, 0, micro_step),
+            gradient_sum=jax.tree.map(lambda t: jnp.where(steps, 0, t), gradient_sum),
+            statistics=jax.tree.map(lambda fresh, old: jnp.where(steps, fresh, old), nothing, pooled),
+            inner_state=inner_state,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,223 @@
+r"""The protocol that every rule meets, and what passes between its two sides.
+
+Optax sees gradients after the batch was averaged; these methods weigh each example before that, and their adversary
+sees each loss after it. So a rule is one state with two sides:
+
+    read   weights = f(opt_state, losses, groups)             inside the loss, before the gradient
+    write  tx.update(grads, opt_state, params, losses=...)    the ordinary optax step
+
+and behind both stands a map-reduce over examples, which makes micro-batches, shards and hosts one idea:
+
+    state.observe(examples)             -> statistics         of these examples
+    statistics.merge(other)             -> statistics         over micro-batches
+    statistics.pool(axis_name)          -> statistics         over the shards of a mapped axis
+    state.advance(statistics)           -> state              the write side, once per optimizer step
+    state.weigh(statistics, examples)   -> weights            the read side
+
+Symbols and shapes, the same in every module:
+
+==================  ===============  ==========================================================================
+name                shape            meaning
+==================  ===============  ==========================================================================
+losses              [B] or [B, ...]  per-example losses, not averaged
+groups              leading shape    int ids in [0, G); a negative id is padding for every rule
+where               leading shape    bool mask, false is padding
+count               []               entries that count: `where` true, a finite loss, a valid id
+weights             as losses        scaled so that all ones is plain training
+prior               [G]              pi-hat, also the weights that training starts from
+group_frequencies   [G]              q, the chance that a drawn example is of each group
+==================  ===============  ==========================================================================
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from also_optax._examples import Examples, as_examples
+from also_optax._hyperparams import values_at
+
+AxisName = str | tuple[str, ...] | None
+
+
+@runtime_checkable
+class Statistics(Protocol):
+    """What a rule keeps of some examples: enough to advance, small enough to send.
+
+    Attributes:
+      count: how many examples counted, scalar.
+      rejected: how many could not be used, scalar.
+    """
+
+    @property
+    def count(self) -> jax.Array: ...
+
+    @property
+    def rejected(self) -> jax.Array: ...
+
+    def merge(self, other: Any) -> Any:
+        """The statistics of both sets of examples together."""
+
+    def pool(self, axis_name: str | tuple[str, ...]) -> Any:
+        """The statistics of the examples of all shards along mapped axes."""
+
+
+@runtime_checkable
+class RuleState(Protocol):
+    """The state of a rule, which carries all that its weights need.
+
+    Any NamedTuple of arrays with these members is one. `advance` is only called with at least one example that counts.
+
+    Attributes:
+      step: how often the adversary has moved, int scalar; the clock of its schedules.
+      rejected: how many examples could not be used so far, int scalar.
+      hyperparams: a NamedTuple of scalars with at least `max_loss`.
+    """
+
+    @property
+    def step(self) -> jax.Array: ...
+
+    @property
+    def rejected(self) -> jax.Array: ...
+
+    @property
+    def hyperparams(self) -> Any: ...
+
+    @property
+    def num_groups(self) -> int | None:
+        """G, or None for a rule that has no groups."""
+
+    def observe(self, examples: Examples) -> Any:
+        """The statistics of `examples`."""
+
+    def advance(self, statistics: Any) -> Any:
+        """The state after one move of the adversary; `step`, `rejected` and `hyperparams` are not its business."""
+
+    def weigh(self, statistics: Any, examples: Examples) -> jax.Array:
+        """The weights of `examples` in a batch with `statistics`, of the shape of the losses."""
+
+    def diagnostics(self) -> dict[str, jax.Array]:
+        """What can be said of the run so far, by name."""
+
+
+class Reweighted(NamedTuple):
+    """A batch after the read side, with what the write side needs of it.
+
+    Attributes:
+      losses: the per-example losses, ``[B, ...]``, gradient stopped.
+      weights: their weights, of the same shape, gradient stopped, 0 where an entry does not count.
+      groups: the group ids given, or None.
+      where: the mask given, or None.
+      statistics: the pooled statistics given (two-pass accumulation), or None.
+    """
+
+    losses: jax.Array
+    weights: jax.Array
+    groups: jax.Array | None = None
+    where: jax.Array | None = None
+    statistics: Any = None
+
+    @property
+    def extra_args(self) -> dict[str, Any]:
+        """Keyword arguments for ``tx.update(grads, opt_state, params, **rw.extra_args)``."""
+        given = {"losses": self.losses, "groups": self.groups, "where": self.where, "statistics": self.statistics}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class Sums(NamedTuple):
+    """Statistics that are sums over examples.
+
+    Attributes:
+      count: how many examples counted, scalar.
+      rejected: how many could not be used, scalar.
+      losses: sums of their losses by group, ``[G]``, or None for a rule that does not look at them.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # tuple.count, which nobody needs here
+    rejected: jax.Array
+    losses: jax.Array | None = None
+
+    def merge(self, other: "Sums") -> "Sums":
+        """Sums of both."""
+        return jax.tree.map(jnp.add, self, other)
+
+    def pool(self, axis_name: str | tuple[str, ...]) -> "Sums":
+        """Sums over shards."""
+        return jax.lax.psum(self, axis_name)
+
+
+def counts(examples: Examples) -> tuple[jax.Array, jax.Array]:
+    """How many examples count and how many are rejected, in the dtype of the statistics."""
+    dtype = examples.losses.dtype
+    return examples.valid.sum(dtype=dtype), examples.rejected.sum(dtype=dtype)
+
+
+State = TypeVar("State", bound=Any)
+
+
+def examples_for(state: RuleState, losses: Any, groups: Any, where: Any) -> Examples:
+    """The batch as :class:`Examples`, checked against what the rule of `state` needs."""
+    return as_examples(losses, groups, where, num_groups=state.num_groups, max_loss=state.hyperparams.max_loss)
+
+
+def rule_transformation(
+    name: str,
+    init: Callable[[Any, jax.Array], Any],
+    hyperparams: Any,
+    axis_name: AxisName,
+) -> optax.GradientTransformationExtraArgs:
+    """A gradient transformation that leaves the updates alone and moves an adversary.
+
+    Args:
+      name: the public name, for messages.
+      init: ``init(hyperparams, step)``, the state to start from; `hyperparams` are arrays by then.
+      hyperparams: a NamedTuple of numbers, arrays, tracers or schedules of the adversary's step count.
+      axis_name: the mapped axes over which the batch is split, for use inside ``shard_map``.
+
+    Returns:
+      A transformation whose update takes ``losses`` (with ``groups`` and ``where``) or ``statistics`` of them.
+    """
+
+    def init_fn(params: optax.Params) -> Any:
+        del params
+        step = jnp.zeros([], jnp.int32)
+        return init(values_at(hyperparams, step), step)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        losses: Any = None,
+        groups: Any = None,
+        where: Any = None,
+        statistics: Any = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, Any]:
+        del params, extra_args
+        state = state._replace(hyperparams=values_at(hyperparams, state.step))
+        if statistics is None:
+            if losses is None:
+                raise TypeError(
+                    f"`{name}` needs the batch's `losses`: call `tx.update(grads, opt_state, params, **rw.extra_args)` "
+                    "with the `rw` that `also_optax.reweight` returned."
+                )
+            statistics = state.observe(examples_for(state, losses, groups, where))
+            if axis_name is not None:
+                statistics = statistics.pool(axis_name)
+        return updates, _move(state, statistics)
+
+    def _move(state: Any, statistics: Any) -> Any:
+        moves = statistics.count > 0
+        moved = state.advance(statistics)
+        state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, state)
+        step = state.step + moves.astype(jnp.int32)
+        return state._replace(
+            step=step,
+            rejected=state.rejected + statistics.rejected.astype(jnp.int32),
+            hyperparams=values_at(hyperparams, step),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,41 @@
+"""Numbers about the game between model and adversary, for a log."""
+
+from typing import Any
+
+import jax
+
+from also_optax._read import find_rule_state
+
+
+def diagnostics(opt_state: Any) -> dict[str, jax.Array]:
+    """What the rule inside `opt_state` knows of the run, as a flat dict of arrays.
+
+    ====================  ====================================================================================
+    name                  meaning
+    ====================  ====================================================================================
+    ``rejected``          examples that could not be used so far: loss not finite or too large, id out of range
+    ``kl``                KL(pi ‖ prior), 0 at the prior
+    ``effective_groups``  1 / sum(pi²): between 1 and G
+    ``group_losses``      moving average of the adversary's gradient h, ``[G]``
+    ``robust_value``      what the adversary maximises, at its weights: <pi, L> - tau·KL (ABSGD: lambda·log mean exp)
+    ``erm_value``         the same at weights of 1: the plain loss
+    ``gap``               how far the adversary is from the worst case of those losses; 0 is a perfect answer
+    ====================  ====================================================================================
+
+    ABSGD has the first and ``robust_value``, RGD the first; ALSO has all, the last four where it keeps the average
+    (``average_decay`` not None).
+
+    Raises:
+      ValueError: if `opt_state` has no rule, or two.
+
+    Examples:
+      >>> import jax.numpy as jnp, also_optax
+      >>> tx = also_optax.reweight_by_also(2, dual_learning_rate=0.5, kl_penalty=1.0)
+      >>> opt_state = tx.init(None)
+      >>> for _ in range(30):
+      ...     _, opt_state = tx.update(None, opt_state, losses=jnp.array([1.0, 2.0]), groups=jnp.array([0, 1]))
+      >>> found = also_optax.diagnostics(opt_state)
+      >>> print(f"robust {found['robust_value']:.3f}, plain {found['erm_value']:.3f}, gap {found['gap']:.3f}")
+      robust 1.620, plain 1.500, gap 0.000
+    """
+    return find_rule_state(opt_state).diagnostics()

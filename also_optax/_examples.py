@@ -1,0 +1,110 @@
+"""A batch as the rules see it: which entries count, in float32, each with the id of its group."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from also_optax._hyperparams import statistics_dtype
+
+LARGEST_LOSS = 1e30
+"""Statistics saturate at this magnitude, so that finite losses never add up to an infinite one."""
+
+
+class Examples(NamedTuple):
+    """A batch of losses after validation; the shapes are those of the user's losses.
+
+    Attributes:
+      losses: per-example losses, ``[B, ...]``, gradient stopped, 0 where not `valid`, saturated at ``±1e30``.
+      groups: ids in ``[0, G)``, of a leading shape of `losses`; None where the user gave none.
+      valid: the entries that count, ``[B, ...]``: finite, not padding, id and loss in range.
+      rejected: the entries that should have counted but cannot, ``[B, ...]``.
+    """
+
+    losses: jax.Array
+    groups: jax.Array | None
+    valid: jax.Array
+    rejected: jax.Array
+
+
+def as_examples(
+    losses: ArrayLike,
+    groups: ArrayLike | None,
+    where: ArrayLike | None,
+    *,
+    num_groups: int | None,
+    max_loss: jax.Array,
+) -> Examples:
+    """Checks a batch and marks the entries that count.
+
+    Padding (`where` false, or a negative id) is left out silently. A loss that is not finite or above `max_loss` and
+    an id of `num_groups` or more are left out too, and marked as rejected.
+
+    Args:
+      losses: per-example losses, not averaged, ``[B]`` or ``[B, T, ...]``.
+      groups: int ids, of the leading shape of `losses` (``[B]`` serves ``[B, T]``), or None.
+      where: bool mask, of the leading shape of `losses`, or None for all true.
+      num_groups: G for rules that have groups (then `groups` is required), else None.
+      max_loss: losses above it are rejected; a scalar.
+
+    Returns:
+      The batch as :class:`Examples`.
+
+    Raises:
+      TypeError: if `losses` are not floating, `groups` not integer, `where` not bool, or `groups` are missing.
+      ValueError: if a shape does not fit.
+    """
+    losses = jnp.asarray(losses)
+    if not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise TypeError(f"`losses` must be floating point, got dtype {losses.dtype}.")
+    if losses.ndim == 0:
+        raise ValueError("`losses` must be per-example, of shape [B] or [B, ...], got a scalar. Was it averaged?")
+    losses = jax.lax.stop_gradient(losses).astype(statistics_dtype())
+    eligible = jnp.ones_like(losses, dtype=bool)
+    acceptable = jnp.isfinite(losses) & (losses <= max_loss)
+
+    if where is not None:
+        where = jnp.asarray(where)
+        if where.dtype != jnp.bool_:
+            raise TypeError(f"`where` must be a bool mask, got dtype {where.dtype}. Pass `mask.astype(bool)`.")
+        eligible &= _like_losses("where", where, losses)
+    if groups is not None:
+        groups = jnp.asarray(groups)
+        if not jnp.issubdtype(groups.dtype, jnp.integer):
+            raise TypeError(f"`groups` must be integer ids, got dtype {groups.dtype}.")
+        ids = _like_losses("groups", groups, losses)
+        eligible &= ids >= 0
+        if num_groups is not None:
+            acceptable &= ids < num_groups
+    elif num_groups is not None:
+        raise TypeError(
+            "this rule weighs groups and needs the batch's `groups`, int ids of shape [B] (for one weight per example, "
+            "the index of each example)."
+        )
+    valid = eligible & acceptable
+    losses = jnp.where(valid, jnp.clip(losses, -LARGEST_LOSS, LARGEST_LOSS), 0)
+    return Examples(losses, groups, valid, eligible & ~acceptable)
+
+
+def no_examples() -> Examples:
+    """A batch without entries, of which a rule's statistics are what merging leaves unchanged."""
+    return Examples(
+        losses=jnp.zeros((0,), statistics_dtype()),
+        groups=jnp.zeros((0,), jnp.int32),
+        valid=jnp.zeros((0,), bool),
+        rejected=jnp.zeros((0,), bool),
+    )
+
+
+def expand_like(array: jax.Array, losses: jax.Array) -> jax.Array:
+    """Appends axes of size 1 until `array`, of a leading shape of `losses`, has as many as `losses`."""
+    return jax.lax.expand_dims(array, range(array.ndim, losses.ndim))
+
+
+def _like_losses(name: str, array: jax.Array, losses: jax.Array) -> jax.Array:
+    if array.ndim == 0 or array.shape != losses.shape[: array.ndim]:
+        raise ValueError(
+            f"`{name}` must have the leading shape of `losses`, here {losses.shape}, got shape {array.shape}."
+        )
+    return expand_like(array, losses)

@@ -1,0 +1,66 @@
+"""Hyperparameters: numbers, arrays, tracers or schedules, kept in the state as arrays.
+
+A rule keeps the current value of each of its hyperparameters in its state, because the read side has nothing but the
+state. At the end of step t it stores the values for step t + 1, so a schedule gives the same value to both sides.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_Values = TypeVar("_Values", bound=tuple)
+
+
+def statistics_dtype() -> jnp.dtype:
+    """The dtype of all statistics and tables: float32, or float64 under ``jax_enable_x64``."""
+    return jnp.dtype(jnp.result_type(float))
+
+
+def is_static_zero(value: Any) -> bool:
+    """Whether `value` is the Python number 0, which can never become anything else."""
+    return isinstance(value, (int, float)) and value == 0
+
+
+def check_scalar(name: str, value: Any, requirement: str, holds: Callable[[float], bool]) -> None:
+    """Raises where a scalar hyperparameter is wrong; schedules and tracers pass.
+
+    Args:
+      name: the argument's name, for the message.
+      value: a number, an array of shape ``[]``, a tracer or a schedule.
+      requirement: completes "must be ...".
+      holds: whether a concrete value is right; NaN should fail it.
+
+    Raises:
+      TypeError: if `value` is not a number at all.
+      ValueError: if `value` is an array with more than one entry, or `holds` is false of it.
+    """
+    if callable(value) or isinstance(value, jax.core.Tracer):
+        return
+    if value is None or isinstance(value, (str, bytes)):
+        raise TypeError(f"`{name}` must be {requirement}, got {value!r}.")
+    array = np.asarray(value)
+    if array.ndim:
+        raise ValueError(
+            f"`{name}` must be a scalar, got shape {array.shape}. To train a grid of values, `jax.vmap` over it."
+        )
+    if not holds(float(array)):
+        raise ValueError(f"`{name}` must be {requirement}, got {value}.")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises unless `value` is a Python (or NumPy) integer of at least 1, since shapes depend on it."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(
+            f"`{name}` must be a Python int, got {value!r}. Under `optax.inject_hyperparams`, list it in `static_args`."
+        )
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value}.")
+
+
+def values_at(hyperparams: _Values, step: jax.Array) -> _Values:
+    """The values of a NamedTuple of numbers, arrays and schedules at `step`, as arrays of their own memory."""
+    values = (value(step) if callable(value) else value for value in hyperparams)
+    return type(hyperparams)(*(jnp.array(value, dtype=statistics_dtype()) for value in values))

@@ -1,0 +1,235 @@
+"""The read side: from any optimizer state and a batch of losses to weights, before the gradient is taken."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from also_optax._base import AxisName, Reweighted, RuleState, Statistics, examples_for
+
+
+def find_rule_state(opt_state: Any) -> Any:
+    """The one rule state inside a nested optimizer state: chained, named, masked, injected, accumulated, nnx.
+
+    Raises:
+      ValueError: if there is none, or more than one.
+    """
+    nodes = jax.tree.leaves(opt_state, is_leaf=_is_rule_state)
+    found = [node for node in nodes if _is_rule_state(node)]
+    if not found:
+        raise ValueError(
+            "found no rule state in `opt_state`: it must come from `also`, `absgd`, `abadam`, `rgd` or a chain with a "
+            f"`reweight_by_*` rule, got a {type(opt_state).__name__}."
+        )
+    if len(found) > 1:
+        names = ", ".join(type(state).__name__ for state in found)
+        raise ValueError(f"found {len(found)} rule states in `opt_state` ({names}): it is open whose weights to use.")
+    # nnx.Optimizer wraps every leaf in a Variable, and restored states hold NumPy arrays.
+    return jax.tree.map(jnp.asarray, found[0], is_leaf=lambda leaf: hasattr(leaf, "__jax_array__"))
+
+
+def reweight(
+    opt_state: Any,
+    losses: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+    statistics: Statistics | None = None,
+) -> tuple[jax.Array, Reweighted]:
+    """The weighted loss of a batch, to be differentiated, and what the optimizer step needs beside its gradient.
+
+    The loss is ``sum(weights * losses) / count``, with weights from the rule inside `opt_state` and no gradient through
+    them, and ``count`` the entries that count. With all weights 1 it is the mean of plain training.
+
+    Args:
+      opt_state: the state of any optimizer that contains one rule.
+      losses: per-example losses, *not averaged*, ``[B]`` or ``[B, T, ...]`` (every entry is an example).
+      groups: int ids in ``[0, G)``, of the leading shape of `losses`; a negative id is padding. Required where the rule
+        weighs groups.
+      where: bool mask of the leading shape of `losses`; false entries are padding.
+      axis_name: inside ``shard_map``, the mapped axes that split the batch: the loss is then the shard's share of the
+        global one.
+      statistics: those of a larger batch of which this is a part, as :func:`observe` and :func:`merge` give them: the
+        loss is then this part's share of the larger batch's, and gradients of all parts *add up*.
+
+    Returns:
+      The loss, a scalar in float32 (float64 under x64), and a :class:`Reweighted` whose ``extra_args`` belong into
+      ``tx.update(grads, opt_state, params, **rw.extra_args)``.
+
+    Raises:
+      TypeError: if a dtype is wrong, or `groups` are missing.
+      ValueError: if a shape does not fit, or `opt_state` has no rule, or two.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, also_optax
+      >>> tx = also_optax.rgd(learning_rate=0.1)
+      >>> params = jnp.array(1.0)
+      >>> opt_state = tx.init(params)
+      >>> def loss_fn(params):
+      ...     losses = (params - jnp.array([1.0, 2.0, 9.0])) ** 2
+      ...     return also_optax.reweight(opt_state, losses)
+      >>> (loss, rw), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+      >>> updates, opt_state = tx.update(grads, opt_state, params, **rw.extra_args)
+      >>> print(rw.weights.round(3))
+      [1.    1.649 1.649]
+    """
+    state = find_rule_state(opt_state)
+    examples = examples_for(state, losses, groups, where)
+    given = statistics
+    if statistics is None:
+        statistics = _observe(state, examples, axis_name)
+    weights = jnp.where(examples.valid, state.weigh(statistics, examples), 0)
+    # A product past the largest float would make the loss infinite; the weight gives way, the loss is obeyed.
+    largest = jnp.finfo(weights.dtype).max / max(weights.size, 1)
+    weights = jnp.minimum(weights, largest / jnp.maximum(jnp.abs(examples.losses), 1))
+    weights = jax.lax.stop_gradient(weights)
+    losses = jnp.asarray(losses)
+    terms = jnp.where(examples.valid, weights * losses.astype(weights.dtype), 0)
+    loss = terms.sum() / jnp.maximum(statistics.count, 1)
+    as_array = functools.partial(jax.tree.map, jnp.asarray)
+    return loss, Reweighted(jax.lax.stop_gradient(losses), weights, as_array(groups), as_array(where), given)
+
+
+def example_weights(
+    opt_state: Any,
+    losses: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+    statistics: Statistics | None = None,
+) -> jax.Array:
+    """The weights of a batch alone, for a loss of your own making; arguments and errors as of :func:`reweight`.
+
+    Returns:
+      Weights of the shape of `losses`, gradient stopped, 0 where an entry does not count; all ones is plain training,
+      where the loss is ``sum(weights * losses) / count``.
+
+    Examples:
+      >>> import jax.numpy as jnp, also_optax
+      >>> opt_state = also_optax.absgd(0.1, temperature=jnp.inf).init(jnp.zeros(3))
+      >>> print(also_optax.example_weights(opt_state, jnp.array([3.0, jnp.nan, 1.0])))
+      [1. 0. 1.]
+    """
+    _, reweighted = reweight(opt_state, losses, groups, where=where, axis_name=axis_name, statistics=statistics)
+    return reweighted.weights
+
+
+def group_weights(opt_state: Any) -> jax.Array:
+    """The adversary's distribution pi over the groups, ``[G]``, on the simplex.
+
+    Raises:
+      ValueError: if the rule inside `opt_state` has none (ABSGD, RGD), or there is no rule, or two.
+
+    Examples:
+      >>> import jax.numpy as jnp, also_optax
+      >>> opt_state = also_optax.also(1e-3, num_groups=2, prior=jnp.array([1.0, 1.0])).init(jnp.zeros(3))
+      >>> print(also_optax.group_weights(opt_state))
+      [0.5 0.5]
+    """
+    state = find_rule_state(opt_state)
+    if not hasattr(state, "group_weights"):
+        raise ValueError(f"the rule of {type(state).__name__} keeps no weights of groups; see `example_weights`.")
+    return state.group_weights()
+
+
+def observe(
+    opt_state: Any,
+    losses: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    where: ArrayLike | None = None,
+    axis_name: AxisName = None,
+) -> Statistics:
+    """What the rule inside `opt_state` needs to know of a batch: the first pass of exact accumulation.
+
+    Rules that look at the whole batch before they weigh it (ABSGD) need two passes over its micro-batches for the same
+    answer as one large batch. First :func:`observe` each and :func:`merge`, then :func:`reweight` each with
+    ``statistics=`` and add the gradients up; ``rw.extra_args`` carries the statistics to the update. Arguments and
+    errors are as of :func:`reweight`.
+
+    Examples:
+      >>> import jax.numpy as jnp, also_optax
+      >>> opt_state = also_optax.reweight_by_absgd(temperature=1.0).init(None)
+      >>> parts = [jnp.array([0.0, 1.0]), jnp.array([2.0])]
+      >>> statistics = also_optax.merge(*(also_optax.observe(opt_state, part) for part in parts))
+      >>> print(*(also_optax.example_weights(opt_state, part, statistics=statistics).round(3) for part in parts))
+      [0.27  0.734] [1.996]
+    """
+    state = find_rule_state(opt_state)
+    return _observe(state, examples_for(state, losses, groups, where), axis_name)
+
+
+def merge(a: Statistics, b: Statistics) -> Statistics:
+    """The statistics of two batches together, as :func:`observe` would give of both at once.
+
+    Raises:
+      TypeError: if they are statistics of different rules.
+    """
+    if type(a) is not type(b):
+        raise TypeError(f"`merge` needs statistics of one rule, got {type(a).__name__} and {type(b).__name__}.")
+    return a.merge(b)
+
+
+def value_and_grad(
+    per_example_loss: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """`jax.value_and_grad` of a per-example loss, reweighted by the rule inside an optimizer state.
+
+    Args:
+      per_example_loss: ``per_example_loss(params, *args) -> losses`` of shape ``[B]`` or ``[B, ...]``, or
+        ``(losses, aux)``.
+      argnums: which of ``(params, *args)`` to differentiate.
+      has_aux: whether `per_example_loss` returns ``(losses, aux)``.
+
+    Returns:
+      ``fn(params, opt_state, *args, groups=None, where=None, axis_name=None, statistics=None)``, which returns
+      ``((loss, rw), grads)``, or ``((loss, (rw, aux)), grads)`` with `has_aux`. Loss and ``rw`` are those of
+      :func:`reweight`.
+
+    Examples:
+      >>> import jax.numpy as jnp, also_optax
+      >>> tx = also_optax.rgd(learning_rate=0.1)
+      >>> opt_state = tx.init(jnp.array(1.0))
+      >>> fn = also_optax.value_and_grad(lambda params, targets: (params - targets) ** 2)
+      >>> (loss, rw), grads = fn(jnp.array(1.0), opt_state, jnp.array([1.0, 2.0, 9.0]))
+      >>> print(rw.weights.round(3))
+      [1.    1.649 1.649]
+    """
+
+    def reweighted(
+        args: tuple[Any, ...], opt_state: Any, groups: Any, where: Any, axis_name: AxisName, statistics: Any
+    ) -> tuple[jax.Array, Any]:
+        output = per_example_loss(*args)
+        losses, *aux = output if has_aux else (output,)
+        loss, rw = reweight(opt_state, losses, groups, where=where, axis_name=axis_name, statistics=statistics)
+        return loss, (rw, *aux) if has_aux else rw
+
+    def fn(
+        params: Any,
+        opt_state: Any,
+        *args: Any,
+        groups: ArrayLike | None = None,
+        where: ArrayLike | None = None,
+        axis_name: AxisName = None,
+        statistics: Statistics | None = None,
+    ) -> tuple[tuple[jax.Array, Any], Any]:
+        def of_args(*args: Any) -> tuple[jax.Array, Any]:
+            return reweighted(args, opt_state, groups, where, axis_name, statistics)
+
+        return jax.value_and_grad(of_args, argnums, has_aux=True)(params, *args)
+
+    return fn
+
+
+def _observe(state: RuleState, examples: Any, axis_name: AxisName) -> Any:
+    statistics = state.observe(examples)
+    return statistics if axis_name is None else statistics.pool(axis_name)
+
+
+def _is_rule_state(node: Any) -> bool:
+    return isinstance(node, tuple) and isinstance(node, RuleState)

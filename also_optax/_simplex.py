@@ -1,0 +1,98 @@
+r"""Weights on the simplex in logs, as a prior and a tilt: :math:`\log \pi = \log \hat\pi + u - \log Z`.
+
+``log_prior`` is :math:`\log \hat\pi`, ``tilt`` is :math:`u`, ``log_normalizer`` is
+:math:`\log Z = \log \sum_g \hat\pi_g e^{u_g}`. A tilt of zeros is exactly the prior at any number of groups, a prior of
+zero is a weight of zero whatever the tilt, and no step needs an epsilon. A uniform prior is kept as the scalar
+:math:`-\log G`, which broadcasts against ``[G]``.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from also_optax._examples import LARGEST_LOSS
+from also_optax._hyperparams import statistics_dtype
+
+
+def log_simplex(name: str, values: Any, size: int, *, zeros: bool) -> jax.Array:
+    """Log of `values` normalised to sum 1, ``[size]``; None is uniform: the scalar ``-log(size)``.
+
+    Args:
+      name: the argument's name, for messages.
+      values: None, or an array of shape ``[size]``, not negative, not all zero; need not be normalised.
+      size: G.
+      zeros: whether single entries may be zero.
+
+    Raises:
+      ValueError: if the shape or a value is wrong (values only where they are concrete).
+    """
+    if values is None:
+        return jnp.array(-np.log(size), dtype=statistics_dtype())
+    if np.shape(values) != (size,):
+        raise ValueError(f"`{name}` must have one entry per group, shape ({size},), got shape {np.shape(values)}.")
+    if not isinstance(values, jax.core.Tracer):
+        lowest, highest = np.min(np.asarray(values)), np.max(np.asarray(values))
+        if not (np.isfinite(highest) and (lowest >= 0 if zeros else lowest > 0) and highest > 0):
+            requirement = "not negative and not all zero" if zeros else "positive"
+            raise ValueError(f"`{name}` must be finite, {requirement}, got values from {lowest} to {highest}.")
+    return jax.nn.log_softmax(jnp.log(jnp.asarray(values, dtype=statistics_dtype())))
+
+
+def log_weights(log_prior: jax.Array, tilt: jax.Array, log_normalizer: jax.Array) -> jax.Array:
+    """The log of the weights, ``[G]``."""
+    return log_prior + (tilt - log_normalizer)
+
+
+def log_partition(log_prior: jax.Array, tilt: jax.Array) -> jax.Array:
+    """The tilt's normaliser, log Z: a scalar."""
+    return jax.nn.logsumexp(log_prior + tilt)
+
+
+def prox_step(tilt: jax.Array, ascent: jax.Array, pull: jax.Array) -> jax.Array:
+    r"""The exact KL prox step in tilt form, not normalised.
+
+    :math:`\arg\min_\pi -\langle a, \pi\rangle + p\,\mathrm{KL}(\pi\|\hat\pi) + \mathrm{KL}(\pi\|\pi_t)` has
+    :math:`(1 + p) \log \pi = \log \pi_t + p \log \hat\pi + a - \mathrm{const}`; with
+    :math:`\log \pi = \log\hat\pi + u - \mathrm{const}` the prior cancels and :math:`u = (u_t + a)/(1 + p)` is left.
+
+    Args:
+      tilt: u of the current weights, ``[G]``.
+      ascent: step size times dual gradient, ``[G]``.
+      pull: step size times penalty, scalar, at least 0; 0 is exponentiated gradient.
+    """
+    return (tilt + ascent) / (1 + pull)
+
+
+def kl_from_prior(log_prior: jax.Array, tilt: jax.Array, log_normalizer: jax.Array) -> jax.Array:
+    """KL(pi ‖ prior), a scalar of at least 0; a prior of zero adds nothing."""
+    pi = jnp.exp(log_weights(log_prior, tilt, log_normalizer))
+    return jnp.maximum(jnp.sum(pi * (tilt - log_normalizer)), 0)
+
+
+def adversary_gap(
+    log_prior: jax.Array, tilt: jax.Array, log_normalizer: jax.Array, losses: jax.Array, penalty: jax.Array
+) -> jax.Array:
+    r"""How far the weights are from the worst case: :math:`\max_p F(p) - F(\pi)`, a scalar of at least 0.
+
+    With :math:`F(p) = \langle p, L\rangle - \tau\,\mathrm{KL}(p\|\hat\pi)` the gap is
+    :math:`\tau\,\mathrm{KL}(\pi\|\mathrm{softmax}(\log\hat\pi + L/\tau))`, without a solver. A penalty of 0 leaves
+    :math:`\max L - \langle\pi, L\rangle`, the maximum over groups of positive prior.
+
+    Args:
+      log_prior: log of the prior, ``[G]`` or a scalar.
+      tilt: u of the current weights, ``[G]``.
+      log_normalizer: log Z of the current weights, scalar.
+      losses: L, the losses per group that the adversary sees, ``[G]``.
+      penalty: tau, scalar, at least 0.
+    """
+    pi = jnp.exp(log_weights(log_prior, tilt, log_normalizer))
+    worst = jnp.max(jnp.where(jnp.isneginf(log_prior), -jnp.inf, losses))
+    safe_penalty = jnp.where(penalty > 0, penalty, 1)
+    best = jnp.maximum((losses - worst) / safe_penalty, -LARGEST_LOSS)
+    best = jnp.where(jnp.isneginf(log_prior), 0, best)
+    log_ratio = (tilt - log_normalizer) - (best - log_partition(log_prior, best))
+    penalised = safe_penalty * jnp.sum(pi * log_ratio)
+    plain = worst - jnp.sum(pi * losses)
+    return jnp.maximum(jnp.where(penalty > 0, penalised, plain), 0)

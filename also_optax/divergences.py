@@ -1,0 +1,51 @@
+r"""Divergences of RGD: how an example's weight grows with its loss.
+
+A :class:`Divergence` holds ``weight_fn(losses, clip) -> weights``, elementwise; the three of the paper follow, with
+:math:`T` the ``clip``:
+
+- ``kl``: :math:`\exp(\min(\ell, T)/(T + 1))`,
+- ``chi2``: :math:`1 + \mathrm{clip}(\ell, 0, T)/(T + 1)`,
+- ``reverse_kl``: :math:`1/(1 - \mathrm{clip}(\ell, 0, T)/(T + 1))`.
+
+Each gives a loss of 0 the weight 1. Your own is ``Divergence(my_weight_fn)``.
+
+References:
+  *Stochastic Re-weighted Gradient Descent via Distributionally Robust Optimization*,
+  `arXiv 2306.09222 <https://arxiv.org/abs/2306.09222>`_, Algorithm 1 and table 1. It prints chi2 as
+  :math:`\ell + \tau`; ours is that, normalised to a weight of 1 at a loss of 0.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Divergence(NamedTuple):
+    """A divergence, by the weights that it gives.
+
+    Not callable itself, because ``optax.inject_hyperparams`` takes callables for schedules.
+
+    Attributes:
+      weight_fn: ``weight_fn(losses, clip)``, the weights of `losses` of any shape, where `clip` is a scalar above 0.
+    """
+
+    weight_fn: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _kl_weights(losses: jax.Array, clip: jax.Array) -> jax.Array:
+    return jnp.exp(jnp.minimum(losses, clip) / (clip + 1))
+
+
+def _chi2_weights(losses: jax.Array, clip: jax.Array) -> jax.Array:
+    return 1 + jnp.clip(losses, 0, clip) / (clip + 1)
+
+
+def _reverse_kl_weights(losses: jax.Array, clip: jax.Array) -> jax.Array:
+    return 1 / (1 - jnp.clip(losses, 0, clip) / (clip + 1))
+
+
+kl = Divergence(_kl_weights)
+chi2 = Divergence(_chi2_weights)
+reverse_kl = Divergence(_reverse_kl_weights)

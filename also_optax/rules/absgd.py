@@ -1,0 +1,211 @@
+r"""ABSGD: weights exp(loss/lambda) over a moving average of their mean.
+
+The dual of KL-penalised DRO (arXiv 2012.06951, eq. 2 and Algorithm 1),
+:math:`F(\theta) = \lambda \log \frac{1}{n} \sum_i \exp(\ell_i(\theta)/\lambda)`, on a batch of :math:`B`:
+
+.. math::
+   s_{t+1} &= (1 - \gamma) s_t + \gamma \frac{1}{B} \sum_b \exp(\ell_b/\lambda) \\
+   w_b &= \exp(\ell_b/\lambda) / s_{t+1}
+
+:math:`\lambda` is ``temperature``, :math:`\gamma` is ``averaging_rate``. Here :math:`\nu = \log s` carries the average:
+
+.. math:: \nu_{t+1} = \mathrm{logaddexp}(\log(1 - \gamma) + \nu_t,\; \log\gamma + m_t), \qquad
+          m_t = \mathrm{logmeanexp}(\ell/\lambda), \qquad w_b = \exp(\ell_b/\lambda - \nu_{t+1})
+
+and the state holds :math:`\lambda\nu`, the moving average in units of the loss, which is what stays put when a schedule
+moves :math:`\lambda`. Deviations, each for a fault of the published code:
+
+- It starts at :math:`s_0 = 0`, so its first weights are :math:`1/\gamma` too large. Here the first visit sets
+  :math:`\nu = m` (mean weight exactly 1); so does the step after plain training, :math:`|\lambda| = \infty`.
+- It overflows past :math:`\ell/\lambda = 88` and is silent ever after. Here all is in logs, and saturates.
+- One absurd loss would starve all steps until :math:`\nu` has fallen, by only :math:`-\log(1-\gamma)` each. Here the
+  average restarts at :math:`m` where it exceeds it by more than ``max_log_ratio``.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from also_optax._base import AxisName, counts, rule_transformation
+from also_optax._examples import LARGEST_LOSS, Examples
+from also_optax._hyperparams import check_scalar, statistics_dtype
+
+
+class AbsgdHyperparams(NamedTuple):
+    """Scalars of :func:`reweight_by_absgd`, as its arguments."""
+
+    temperature: Any
+    averaging_rate: Any
+    max_log_ratio: Any
+    max_loss: Any
+
+
+class LogSumExp(NamedTuple):
+    """Statistics of :func:`reweight_by_absgd`.
+
+    Attributes:
+      count: how many examples counted, scalar.
+      rejected: how many could not be used, scalar.
+      log_sum_exp: log of the sum of exp(loss/temperature), scalar; minus infinity without examples.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # tuple.count, which nobody needs here
+    rejected: jax.Array
+    log_sum_exp: jax.Array
+
+    def merge(self, other: "LogSumExp") -> "LogSumExp":
+        """Of both sets of examples together."""
+        log_sum_exp = jnp.logaddexp(self.log_sum_exp, other.log_sum_exp)
+        return LogSumExp(self.count + other.count, self.rejected + other.rejected, log_sum_exp)
+
+    def pool(self, axis_name: str | tuple[str, ...]) -> "LogSumExp":
+        """Of all shards."""
+        largest = jax.lax.pmax(self.log_sum_exp, axis_name)
+        shift = jnp.maximum(largest, -LARGEST_LOSS)
+        count, rejected, scaled = jax.lax.psum(
+            (self.count, self.rejected, jnp.exp(self.log_sum_exp - shift)), axis_name
+        )
+        return LogSumExp(count, rejected, jnp.log(scaled) + shift)
+
+
+class AbsgdState(NamedTuple):
+    """State of :func:`reweight_by_absgd`.
+
+    Attributes:
+      step: how many batches were seen.
+      rejected: how many examples could not be used.
+      hyperparams: the values for the next step.
+      averaged: how many batches are in the moving average; 0 where the next visit is the first.
+      robust_value: lambda·nu, the moving average of lambda·logmeanexp(loss/lambda), in units of the loss.
+    """
+
+    step: jax.Array
+    rejected: jax.Array
+    hyperparams: AbsgdHyperparams
+    averaged: jax.Array
+    robust_value: jax.Array
+
+    @property
+    def num_groups(self) -> None:
+        """ABSGD has no groups."""
+
+    def observe(self, examples: Examples) -> LogSumExp:
+        """The log-sum-exp of the scaled losses."""
+        scaled = jnp.where(examples.valid, _scale(examples.losses, self.hyperparams.temperature), -jnp.inf)
+        return LogSumExp(*counts(examples), _logsumexp(scaled))
+
+    def advance(self, statistics: LogSumExp) -> "AbsgdState":
+        """The moving average after the batch."""
+        temperature = self.hyperparams.temperature
+        plain = jnp.isinf(temperature)
+        robust_value = self._next_log_mean(statistics) * jnp.where(plain, 0, temperature)
+        return self._replace(
+            averaged=jnp.where(plain, 0, self.averaged + 1),
+            robust_value=jnp.clip(robust_value, -LARGEST_LOSS, LARGEST_LOSS),
+        )
+
+    def weigh(self, statistics: LogSumExp, examples: Examples) -> jax.Array:
+        """exp(loss/lambda - nu), nu the moving average that has seen the batch already."""
+        log_weights = _scale(examples.losses, self.hyperparams.temperature) - self._next_log_mean(statistics)
+        return jnp.exp(jnp.where(examples.valid, log_weights, -jnp.inf))
+
+    def diagnostics(self) -> dict[str, jax.Array]:
+        """`robust_value` is 0 until the first visit at a finite temperature."""
+        return {"rejected": self.rejected, "robust_value": self.robust_value}
+
+    def _next_log_mean(self, statistics: LogSumExp) -> jax.Array:
+        """nu of the module docstring, after the batch."""
+        batch = jnp.maximum(statistics.log_sum_exp, -LARGEST_LOSS) - jnp.log(jnp.maximum(statistics.count, 1))
+        before = _scale(self.robust_value, self.hyperparams.temperature)
+        rate = self.hyperparams.averaging_rate
+        averaged = jnp.logaddexp(jnp.log1p(-rate) + before, jnp.log(rate) + batch)
+        restarts = (self.averaged == 0) | (before - batch > self.hyperparams.max_log_ratio)
+        return jnp.where(restarts, batch, averaged)
+
+
+def reweight_by_absgd(
+    temperature: optax.ScalarOrSchedule | None = None,
+    *,
+    radius: ArrayLike | None = None,
+    averaging_rate: optax.ScalarOrSchedule = 0.9,
+    max_log_ratio: optax.ScalarOrSchedule = 10.0,
+    max_loss: optax.ScalarOrSchedule = jnp.inf,
+    axis_name: AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Weighs each example by exp(loss/temperature) over a moving average.
+
+    A positive temperature stresses the hard examples (imbalance, shift), a negative one mistrusts them (label noise).
+
+    Special cases: ``temperature=inf`` (of either sign) is plain training; ``averaging_rate=1`` makes the weights the
+    batch's softmax times its count, whose gradient is that of temperature·logmeanexp(loss/temperature).
+
+    The published recipe for imbalance has two stages, plain training first. With optax's schedules, for a switch at
+    step 800 that makes no spike:
+
+      >>> import jax.numpy as jnp, optax, also_optax
+      >>> two_stages = optax.join_schedules([optax.constant_schedule(jnp.inf), optax.constant_schedule(5.0)], [800])
+      >>> tx = also_optax.reweight_by_absgd(two_stages)
+
+    Args:
+      temperature: lambda, not 0; a scalar or a schedule of the rule's steps, which may change but not cross 0. In units
+        of the loss: published values are 1 to 10 for imbalance, -0.1 to -15 for label noise.
+      radius: not available yet; give `temperature`.
+      averaging_rate: gamma in (0, 1], the weight of the *new* batch: 1 minus optax's decay. A scalar or a schedule.
+      max_log_ratio: the average restarts at a batch whose own logmeanexp is below it by more than this, above 0. At
+        small temperatures ordinary steps may do that too. ``inf`` is the paper's recursion.
+      max_loss: losses above it are rejected; a scalar or a schedule.
+      axis_name: the mapped axes that split the batch, inside ``shard_map``.
+
+    Returns:
+      A transformation whose update needs ``losses``, as ``**rw.extra_args``.
+
+    Raises:
+      NotImplementedError: if `radius` is given alone.
+      ValueError: if not exactly one of `temperature` and `radius` is given, or a value is out of range.
+
+    Examples:
+      >>> opt_state = also_optax.reweight_by_absgd(temperature=1.0).init(None)
+      >>> print(also_optax.example_weights(opt_state, jnp.array([0.0, 1.0, 2.0])).round(3))
+      [0.27  0.734 1.996]
+
+    References:
+      *Attentional-Biased Stochastic Gradient Descent*, `arXiv 2012.06951 <https://arxiv.org/abs/2012.06951>`_,
+      Algorithm 1.
+    """
+    if (temperature is None) == (radius is None):
+        given = "neither" if radius is None else "both"
+        raise ValueError(f"give exactly one of `temperature` and `radius`, got {given}.")
+    if temperature is None:
+        raise NotImplementedError("`radius` is not available yet: give a `temperature`.")
+    check_scalar("temperature", temperature, "a number other than 0 (inf: plain training)", lambda v: v != 0 and v == v)
+    check_scalar("averaging_rate", averaging_rate, "in (0, 1]", lambda v: 0 < v <= 1)
+    check_scalar("max_log_ratio", max_log_ratio, "above 0", lambda v: v > 0)
+    check_scalar("max_loss", max_loss, "a number, not NaN", lambda v: v == v)
+
+    def init(hyperparams: AbsgdHyperparams, step: jax.Array) -> AbsgdState:
+        return AbsgdState(
+            step=step,
+            rejected=jnp.zeros([], jnp.int32),
+            hyperparams=hyperparams,
+            averaged=jnp.zeros([], jnp.int32),
+            robust_value=jnp.zeros([], statistics_dtype()),
+        )
+
+    hyperparams = AbsgdHyperparams(temperature, averaging_rate, max_log_ratio, max_loss)
+    return rule_transformation("reweight_by_absgd", init, hyperparams, axis_name)
+
+
+def _scale(losses: jax.Array, temperature: jax.Array) -> jax.Array:
+    """losses/temperature, saturated; 0 at an infinite temperature."""
+    safe = jnp.where(temperature == 0, jnp.finfo(losses.dtype).tiny, temperature)
+    return jnp.clip(losses / safe, -LARGEST_LOSS, LARGEST_LOSS)
+
+
+def _logsumexp(values: jax.Array) -> jax.Array:
+    """logsumexp of an array of any shape; minus infinity of one without entries."""
+    if values.size == 0:
+        return jnp.array(-jnp.inf, values.dtype)
+    return jax.nn.logsumexp(values)

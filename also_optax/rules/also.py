@@ -1,0 +1,286 @@
+r"""ALSO: an optimistic KL mirror step for the weights of groups or of single examples.
+
+The game of ALSO (arXiv 2508.16734, eq. 4), with :math:`n` examples :math:`f_{ij}` in :math:`G` groups:
+
+.. math::
+   \min_\theta \max_{\pi \in \Delta} \frac{G}{n} \sum_i \pi_i \sum_j f_{ij}(\theta) - \tau\,\mathrm{KL}(\pi\|\hat\pi)
+
+On a batch of :math:`B` examples, drawn of group :math:`i` with chance :math:`q_i` (``None`` is the paper's
+:math:`q = 1/G`), the dual side of its Algorithm 1 is
+
+.. math::
+   w_b &= \pi_{g(b)} / q_{g(b)} \\
+   h_t[i] &= \frac{1}{B} \sum_{b : g(b) = i} \ell_b / q_i \\
+   d_t &= (1 + \alpha) h_t - \alpha h_{t-1}, \qquad h_{-1} = h_0 \\
+   \log \pi_{t+1} &= \mathrm{log\,softmax}\left(\frac{\log \pi_t + \eta (\tau \log \hat\pi + d_t)}{1 + \eta\tau}\right)
+
+and its two-point form, which the authors' code runs, has
+:math:`\pi_{t+1/2} = \mathrm{prox}(\pi_t, h_{t-1})`, :math:`\pi_{t+1} = \mathrm{prox}(\pi_t, h_t)`.
+
+:math:`\eta` is ``dual_learning_rate``, :math:`\tau` is ``kl_penalty``, :math:`\alpha` is ``optimism``, :math:`\hat\pi`
+is ``prior``, :math:`q` is ``group_frequencies``, :math:`h` is ``dual_gradient``. :math:`\pi` is kept as a tilt of the
+prior (``_simplex``), so no epsilon is needed where the authors' code adds one, groups of prior zero stay at zero, and
+uniform weights are exactly 1 at any G.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from also_optax import _groups, _simplex
+from also_optax._base import AxisName, Sums, counts, rule_transformation
+from also_optax._examples import LARGEST_LOSS, Examples, expand_like
+from also_optax._hyperparams import check_count, check_scalar, is_static_zero, statistics_dtype
+
+LARGEST_LOG = 85.0
+"""exp of it is still finite in float32."""
+
+
+class AlsoHyperparams(NamedTuple):
+    """Scalars of :func:`reweight_by_also`, as its arguments."""
+
+    dual_learning_rate: Any
+    kl_penalty: Any
+    optimism: Any
+    max_loss: Any
+    average_decay: Any
+
+
+class AlsoState(NamedTuple):
+    """State of :func:`reweight_by_also`; tables are ``[G]``.
+
+    Attributes:
+      step: how often the adversary has moved.
+      rejected: how many examples could not be used.
+      hyperparams: the values for the next step.
+      log_prior: log of the prior, ``[G]``, or the scalar ``-log(G)`` where it is uniform.
+      log_frequencies: log of q, ``[G]`` or the scalar ``-log(G)``; None where groups are drawn from pi.
+      tilt: u of ``log pi = log_prior + u - log_normalizer``.
+      log_normalizer: log Z of the same.
+      previous_dual_gradient: h of the last batch; None without optimism and with look-ahead.
+      ahead: (tilt, log_normalizer) of the extrapolated weights; None without look-ahead.
+      average_losses: moving average of h, not yet debiased; None where it is not kept.
+    """
+
+    step: jax.Array
+    rejected: jax.Array
+    hyperparams: AlsoHyperparams
+    log_prior: jax.Array
+    log_frequencies: jax.Array | None
+    tilt: jax.Array
+    log_normalizer: jax.Array
+    previous_dual_gradient: jax.Array | None
+    ahead: tuple[jax.Array, jax.Array] | None
+    average_losses: jax.Array | None
+
+    @property
+    def num_groups(self) -> int:
+        """G."""
+        return self.tilt.shape[0]
+
+    def observe(self, examples: Examples) -> Sums:
+        """Sums of the losses by group."""
+        return Sums(*counts(examples), _groups.loss_sums(examples, self.num_groups))
+
+    def advance(self, statistics: Sums) -> "AlsoState":
+        """The prox step of the module docstring on the batch's dual gradient."""
+        dual_gradient = self._dual_gradient(statistics)
+        tilt, log_normalizer = self._prox(self._momentum(dual_gradient))
+        moved = self._replace(tilt=tilt, log_normalizer=log_normalizer)
+        if self.previous_dual_gradient is not None:
+            moved = moved._replace(previous_dual_gradient=dual_gradient)
+        if self.ahead is not None:
+            moved = moved._replace(ahead=moved._prox(dual_gradient))
+        if self.average_losses is not None:
+            decay = self.hyperparams.average_decay
+            average = decay * self.average_losses + (1 - decay) * dual_gradient
+            moved = moved._replace(average_losses=average)
+        return moved
+
+    def weigh(self, statistics: Sums | None, examples: Examples) -> jax.Array:
+        """Weights pi/q of each example's group; at the extrapolated pi with look-ahead."""
+        del statistics
+        tilt, log_normalizer = (self.tilt, self.log_normalizer) if self.ahead is None else self.ahead
+        assert examples.groups is not None  # noqa: S101 (as_examples has required them)
+        groups = examples.groups
+
+        def at_groups(table: jax.Array) -> jax.Array:
+            return _groups.take(table, groups)
+
+        if self.log_frequencies is None:  # q is pi, and what is left of pi/q is the look-ahead
+            log_ratio = (at_groups(tilt) - log_normalizer) - (at_groups(self.tilt) - self.log_normalizer)
+        else:
+            log_ratio = at_groups(self.log_prior) - at_groups(self.log_frequencies)
+            log_ratio = log_ratio + (at_groups(tilt) - log_normalizer)
+        weights = jnp.exp(jnp.minimum(log_ratio, LARGEST_LOG))
+        return jnp.broadcast_to(expand_like(weights, examples.losses), examples.losses.shape)
+
+    def group_weights(self) -> jax.Array:
+        """pi, ``[G]``."""
+        return jax.nn.softmax(self.log_prior + (self.tilt - self.log_normalizer))
+
+    def diagnostics(self) -> dict[str, jax.Array]:
+        """The state of the game between the model and the adversary."""
+        pi = self.group_weights()
+        kl = _simplex.kl_from_prior(self.log_prior, self.tilt, self.log_normalizer)
+        found = {"rejected": self.rejected, "kl": kl, "effective_groups": 1 / jnp.sum(pi**2)}
+        if self.average_losses is None:
+            return found
+        steps = jnp.maximum(self.step, 1)
+        losses = self.average_losses / (1 - self.hyperparams.average_decay**steps)
+        penalty = self.hyperparams.kl_penalty
+        frequencies = jnp.exp(self._log_frequencies_or_pi())
+        return found | {
+            "group_losses": losses,
+            "robust_value": jnp.sum(pi * losses) - penalty * kl,
+            "erm_value": jnp.sum(jnp.broadcast_to(frequencies, losses.shape) * losses),
+            "gap": _simplex.adversary_gap(self.log_prior, self.tilt, self.log_normalizer, losses, penalty),
+        }
+
+    def _log_frequencies_or_pi(self) -> jax.Array:
+        if self.log_frequencies is None:
+            return _simplex.log_weights(self.log_prior, self.tilt, self.log_normalizer)
+        return self.log_frequencies
+
+    def _dual_gradient(self, statistics: Sums) -> jax.Array:
+        """h of the module docstring, saturated."""
+        assert statistics.losses is not None  # noqa: S101 (observe has summed them)
+        means = statistics.losses / jnp.maximum(statistics.count, 1)
+        inverse = jnp.exp(jnp.minimum(-self._log_frequencies_or_pi(), LARGEST_LOG))
+        return jnp.clip(means * inverse, -LARGEST_LOSS, LARGEST_LOSS)
+
+    def _momentum(self, dual_gradient: jax.Array) -> jax.Array:
+        """d of the module docstring; without a previous gradient (descent-ascent, look-ahead) h itself."""
+        if self.previous_dual_gradient is None:
+            return dual_gradient
+        previous = jnp.where(self.step == 0, dual_gradient, self.previous_dual_gradient)
+        return dual_gradient + self.hyperparams.optimism * (dual_gradient - previous)
+
+    def _prox(self, ascent_direction: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(tilt, log_normalizer) after a prox step; the old normaliser is taken off, which keeps the tilt centred."""
+        step_size, penalty = self.hyperparams.dual_learning_rate, self.hyperparams.kl_penalty
+        ascent = jnp.clip(step_size * ascent_direction, -LARGEST_LOSS, LARGEST_LOSS)
+        tilt = _simplex.prox_step(self.tilt - self.log_normalizer, ascent, step_size * penalty)
+        return tilt, _simplex.log_partition(self.log_prior, tilt)
+
+
+def reweight_by_also(
+    num_groups: int,
+    *,
+    dual_learning_rate: optax.ScalarOrSchedule = 1e-3,
+    kl_penalty: optax.ScalarOrSchedule = 1e-2,
+    optimism: ArrayLike = 1.0,
+    prior: ArrayLike | None = None,
+    group_frequencies: ArrayLike | Literal["pi"] | None = None,
+    lookahead: bool = False,
+    max_loss: optax.ScalarOrSchedule = jnp.inf,
+    average_decay: ArrayLike | None = 0.99,
+    axis_name: AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Weighs groups, or single examples, by the adversary of ALSO.
+
+    The rule leaves the updates alone: it may stand anywhere in a chain, and :func:`also_optax.reweight` reads its
+    weights. :func:`also_optax.also` chains it with the primal step of the paper.
+
+    **Which objective.** For known groups pass ``group_frequencies=counts / counts.sum()``: then pi is pulled to the
+    groups of the largest *mean* loss, which is what most users of groups want. With the default, the paper's eq. (4),
+    the adversary sees *sums*: under uniform sampling the biggest group wins. That is right for one weight per example
+    (``num_groups`` the size of the data set, ``groups`` the indices of the batch) and for batches balanced by group.
+
+    **Which strength.** The weights settle at softmax(log prior + L/kl_penalty), but at the default
+    ``dual_learning_rate`` and ``kl_penalty``, which are the authors', they move for about 1e5 steps before they meet
+    that pull, and until then the length of training is the strength. For a strength of your choice set ``kl_penalty``
+    near the spread of the group losses, and ``dual_learning_rate`` so that ``1 / (dual_learning_rate * kl_penalty)``
+    steps are a small part of training.
+
+    Special cases: ``optimism=0`` is descent-ascent and keeps no previous gradient; ``dual_learning_rate=0`` keeps the
+    prior; ``kl_penalty=0`` is exponentiated gradient; a single group is plain training.
+
+    Args:
+      num_groups: G, at least 1; a Python int.
+      dual_learning_rate: eta, at least 0; a scalar or a schedule of the adversary's steps. In 1/loss.
+      kl_penalty: tau, at least 0, the pull to the prior; a scalar or a schedule. In units of the loss.
+      optimism: alpha, at least 0: the adversary steps along (1+alpha) h_t - alpha h_{t-1}.
+      prior: pi-hat and the weights to start from, ``[G]``, not negative; normalised here. None is uniform.
+      group_frequencies: q, the chance that a drawn example is of each group, ``[G]``, positive; normalised here. None
+        is 1/G; ``"pi"`` says that groups are drawn by the current ``group_weights``, and leaves weights of 1.
+      lookahead: the two-point form: weights are read at prox(pi, h_{t-1}). Use it with
+        :func:`also_optax.past_extragradient`; `optimism` then has no part in the dual step.
+      max_loss: losses above it are rejected; a scalar or a schedule.
+      average_decay: decay of the moving average of h that :func:`also_optax.diagnostics` reports on, in [0, 1). None
+        keeps none and saves a table of ``[G]``.
+      axis_name: the mapped axes that split the batch, inside ``shard_map``.
+
+    Returns:
+      A transformation whose update needs ``losses`` and ``groups``, as ``**rw.extra_args``.
+
+    Raises:
+      TypeError: if `num_groups` is not a Python int.
+      ValueError: if an argument is out of range or of the wrong shape.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, also_optax
+      >>> jnp.set_printoptions(precision=3)
+      >>> tx = optax.chain(also_optax.reweight_by_also(2, dual_learning_rate=1.0), optax.sgd(0.1))
+      >>> params = jnp.zeros(3)
+      >>> opt_state = tx.init(params)
+      >>> losses, groups = jnp.array([2.0, 0.5, 0.5, 1.0]), jnp.array([0, 1, 1, 1])
+      >>> _, opt_state = tx.update(jnp.ones(3), opt_state, params, losses=losses, groups=groups)
+      >>> print(also_optax.example_weights(opt_state, losses, groups))
+      [1. 1. 1. 1.]
+
+      Both groups have a loss of 2 in sum, so eq. (4) leaves them alone. By their means the first is worse:
+
+      >>> tx = also_optax.reweight_by_also(2, dual_learning_rate=1.0, group_frequencies=jnp.array([1, 3]))
+      >>> _, opt_state = tx.update(jnp.ones(3), tx.init(params), params, losses=losses, groups=groups)
+      >>> print(also_optax.group_weights(opt_state))
+      [0.789 0.211]
+
+    References:
+      *Aligning Distributionally Robust Optimization with Practical Deep Learning Needs*,
+      `arXiv 2508.16734 <https://arxiv.org/abs/2508.16734>`_, eq. (4), Algorithm 1, and appendix A for the sampling
+      schemes behind `group_frequencies`.
+    """
+    check_count("num_groups", num_groups)
+    check_scalar("dual_learning_rate", dual_learning_rate, "at least 0 and finite", lambda v: 0 <= v < jnp.inf)
+    check_scalar("kl_penalty", kl_penalty, "at least 0 and finite", lambda v: 0 <= v < jnp.inf)
+    check_scalar("optimism", optimism, "at least 0 and finite", lambda v: 0 <= v < jnp.inf)
+    check_scalar("max_loss", max_loss, "a number, not NaN", lambda v: v == v)
+    if average_decay is not None:
+        check_scalar("average_decay", average_decay, "in [0, 1)", lambda v: 0 <= v < 1)
+    drawn_from_pi = isinstance(group_frequencies, str)
+    if drawn_from_pi and group_frequencies != "pi":
+        raise ValueError(f'`group_frequencies` must be None, an array or "pi", got {group_frequencies!r}.')
+    log_prior = _simplex.log_simplex("prior", prior, num_groups, zeros=True)
+    log_frequencies = None
+    if not drawn_from_pi:
+        log_frequencies = _simplex.log_simplex("group_frequencies", group_frequencies, num_groups, zeros=False)
+    keeps_gradient = not (lookahead or is_static_zero(optimism))
+
+    def init(hyperparams: AlsoHyperparams, step: jax.Array) -> AlsoState:
+        def table() -> jax.Array:
+            return jnp.zeros((num_groups,), statistics_dtype())
+
+        def scalar() -> jax.Array:
+            return jnp.zeros([], statistics_dtype())
+
+        return AlsoState(
+            step=step,
+            rejected=jnp.zeros([], jnp.int32),
+            hyperparams=hyperparams,
+            log_prior=jnp.array(log_prior),
+            log_frequencies=None if log_frequencies is None else jnp.array(log_frequencies),
+            tilt=table(),
+            log_normalizer=scalar(),
+            previous_dual_gradient=table() if keeps_gradient else None,
+            ahead=(table(), scalar()) if lookahead else None,
+            average_losses=None if average_decay is None else table(),
+        )
+
+    hyperparams = AlsoHyperparams(
+        dual_learning_rate, kl_penalty, optimism, max_loss, 0.0 if average_decay is None else average_decay
+    )
+    return rule_transformation("reweight_by_also", init, hyperparams, axis_name)
