@@ -133,18 +133,34 @@ def eval_params(opt_state: Any, params: optax.Params) -> optax.Params:
       params: the parameters that the training loop holds.
 
     Returns:
-      The point theta itself where `opt_state` holds a :func:`past_extragradient` (``lookahead=True``); otherwise
-      `params`.
+      The point theta itself where `opt_state` holds a :func:`past_extragradient` (``lookahead=True``) of them;
+      otherwise `params`.
 
     Raises:
-      ValueError: if there are two look-aheads in `opt_state`.
+      ValueError: if the look-ahead is not of the tree of `params` (``optax.flatten`` changes it).
     """
-    found = [node for node in jax.tree.leaves(opt_state, is_leaf=_is_lookahead) if _is_lookahead(node)]
-    if not found:
-        return params
-    if len(found) > 1:
-        raise ValueError(f"found {len(found)} look-aheads in `opt_state`, which leaves open which one to undo.")
-    return jax.tree.map(lambda p, ahead: (p - ahead).astype(p.dtype), params, found[0].ahead)
+    for node in jax.tree.leaves(opt_state, is_leaf=_is_lookahead):
+        if _is_lookahead(node):
+            params = _without(node.ahead, params)
+    return params
+
+
+def _without(ahead: Any, params: Any) -> Any:
+    """`params` less the look-ahead; those that another optimizer moves (``optax.masked``, ``partition``) stay."""
+
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    def subtract(ahead: Any, params: Any) -> Any:
+        return params if is_masked(ahead) else (params - ahead).astype(params.dtype)
+
+    held, looked = (jax.tree.structure(tree, is_leaf=is_masked) for tree in (params, ahead))
+    if held != looked:
+        raise ValueError(
+            f"the look-ahead in `opt_state` is not of the tree of `params` (is it inside `optax.flatten`?): "
+            f"{looked} against {held}."
+        )
+    return jax.tree.map(subtract, ahead, params, is_leaf=is_masked)
 
 
 def _is_lookahead(node: Any) -> bool:

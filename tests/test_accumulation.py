@@ -1,0 +1,133 @@
+"""k micro-batches are one large batch, for the model and for the adversary."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import also_optax
+from tests import problems
+
+K = 3
+
+
+def also_rule():
+    return also_optax.reweight_by_also(
+        problems.NUM_GROUPS, dual_learning_rate=0.4, prior=problems.PRIOR, group_frequencies=problems.FREQUENCIES
+    )
+
+
+def large_and_micro(steps=4):
+    """Large batches, and the same cut into K micro-batches with uneven masks (one micro-batch is all padding)."""
+    large = problems.batches(steps, size=4 * K)
+    large = large._replace(where=large.where.at[1, 4:8].set(False))
+    micro = jax.tree.map(lambda leaf: leaf.reshape(steps * K, 4, *leaf.shape[2:]), large)
+    return large, micro
+
+
+def assert_same(actual, expected, rtol=1e-10):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), actual, expected)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("make", [also_rule, also_optax.reweight_by_rgd], ids=["also", "rgd"])
+def test_micro_batches_are_one_batch_for_rules_that_weigh_from_the_state(make):
+    large, micro = large_and_micro()
+    tx = optax.chain(make(), optax.sgd(0.01))
+    params, opt_state = problems.train(tx, large)
+    micro_params, micro_state = problems.train(also_optax.multi_steps(tx, K), micro)
+    assert_same(micro_params, params)
+    assert_same(micro_state.inner_state, opt_state)
+
+
+def two_pass_step(tx, params, opt_state, large):
+    """One optimizer step over micro-batches: statistics of all first, then each one's share."""
+    micro = [jax.tree.map(lambda leaf, i=i: leaf[4 * i : 4 * i + 4], large) for i in range(K)]
+    seen = [
+        also_optax.observe(opt_state, problems.losses_of(params, part), part.groups, where=part.where) for part in micro
+    ]
+    statistics = seen[0]
+    for other in seen[1:]:
+        statistics = also_optax.merge(statistics, other)
+    for part in micro:
+        (_, rw), grads = problems.loss_and_grads(
+            params, opt_state, part, groups=part.groups, where=part.where, statistics=statistics
+        )
+        yield grads, rw
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("temperature", [2.0, -3.0])
+def test_two_passes_are_one_batch_for_absgd_by_hand_and_under_multi_steps(temperature):
+    large, _ = large_and_micro()
+    rule = also_optax.reweight_by_absgd(temperature, averaging_rate=0.3)
+    tx = optax.chain(rule, optax.sgd(0.01))
+    expected = problems.train(tx, large)
+
+    params, opt_state = problems.init_params(), tx.init(problems.init_params())
+    accumulating = also_optax.multi_steps(tx, K)
+    other_params, other_state = params, accumulating.init(params)
+    for t in range(len(large.x)):
+        parts = list(two_pass_step(tx, params, opt_state, problems.batch_at(large, t)))
+        total = jax.tree.map(lambda *shares: sum(shares), *(grads for grads, _ in parts))
+        updates, opt_state = tx.update(total, opt_state, params, **parts[-1][1].extra_args)
+        params = optax.apply_updates(params, updates)
+
+        start = other_params
+        for grads, rw in two_pass_step(tx, start, other_state, problems.batch_at(large, t)):
+            updates, other_state = accumulating.update(grads, other_state, start, **rw.extra_args)
+            other_params = optax.apply_updates(other_params, updates)
+    rule_state = (opt_state[0]._replace(rejected=expected[1][0].rejected), *opt_state[1:])
+    assert_same((params, rule_state), expected)
+    assert_same((other_params, other_state.inner_state), expected)
+
+
+@pytest.mark.usefixtures("x64")
+def test_optax_multisteps_shows_the_adversary_only_the_last_micro_batch():
+    """Why this module exists."""
+    large, micro = large_and_micro()
+    tx = optax.chain(also_rule(), optax.sgd(0.01))
+    wrapped = optax.MultiSteps(tx, K)
+    params, opt_state = problems.train(tx, large)
+    _, optax_state = problems.train(optax.GradientTransformationExtraArgs(wrapped.init, wrapped.update), micro)
+    right, wrong = also_optax.group_weights(opt_state), also_optax.group_weights(optax_state)
+    assert float(jnp.abs(right - wrong).max()) > 1e-2
+
+
+def test_between_steps_nothing_moves():
+    _, micro = large_and_micro()
+    tx = also_optax.multi_steps(also_optax.also(0.1, problems.NUM_GROUPS), K)
+    params = problems.init_params()
+    opt_state = start = tx.init(params)
+    for t in range(K):
+        moved, opt_state = problems.train_step(tx, params, opt_state, problems.batch_at(micro, t))
+        same = all(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (moved, params)), strict=True))
+        assert same == (t < K - 1)
+    assert int(opt_state.micro_step) == 0
+    assert not any(leaf.any() for leaf in jax.tree.leaves((opt_state.gradient_sum, opt_state.statistics)))
+    assert jax.tree.map(jax.typeof, opt_state) == jax.tree.map(jax.typeof, start)
+
+
+def test_every_k_of_one_is_the_optimizer_itself():
+    large, _ = large_and_micro()
+    tx = also_optax.absgd(0.01, temperature=2.0)
+    params, opt_state = problems.train(tx, large)
+    wrapped_params, wrapped_state = problems.train(also_optax.multi_steps(tx, 1), large)
+    assert_same((wrapped_params, wrapped_state.inner_state), (params, opt_state), rtol=1e-5)
+
+
+def test_gradients_of_half_precision_are_added_up_in_float32():
+    tx = also_optax.multi_steps(optax.chain(also_optax.reweight_by_rgd(), optax.sgd(1.0)), 2)
+    params = jnp.zeros(2, jnp.bfloat16)
+    opt_state = tx.init(params)
+    assert opt_state.gradient_sum.dtype == jnp.float32
+    for _ in range(2):
+        updates, opt_state = tx.update(jnp.ones(2, jnp.bfloat16), opt_state, params, losses=jnp.ones(3))
+    assert updates.dtype == jnp.bfloat16 and (updates == -1).all()
+
+
+def test_missing_losses_are_an_error():
+    tx = also_optax.multi_steps(also_optax.rgd(0.1), 2)
+    with pytest.raises(TypeError, match="needs each micro-batch's `losses`"):
+        tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2))

@@ -1,0 +1,116 @@
+"""What bad input gets: a clear error, when the optimizer is made or when the step is traced."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import also_optax
+from tests import problems
+
+TWO = jnp.array([0.5, 1.5])
+IDS = jnp.array([0, 1])
+
+
+def also(**arguments):
+    return also_optax.also(**({"learning_rate": 1e-3, "num_groups": 2} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: also(num_groups=0), ValueError, "`num_groups` must be at least 1, got 0"),
+        (lambda: also(num_groups=2.0), TypeError, "`num_groups` must be a Python int, got 2.0.*static_args"),
+        (lambda: also(num_groups=True), TypeError, "`num_groups` must be a Python int"),
+        (lambda: also(num_groups=jnp.array(2)), TypeError, "`num_groups` must be a Python int"),
+        (lambda: also(prior=[0.2, 0.3, 0.5]), ValueError, r"`prior` must have one entry per group, shape \(2,\)"),
+        (lambda: also(prior=[-0.2, 1.2]), ValueError, "`prior` must be finite, not negative and not all zero"),
+        (lambda: also(prior=[0.0, 0.0]), ValueError, "`prior` must be finite, not negative and not all zero"),
+        (lambda: also(prior=[np.nan, 1.0]), ValueError, "`prior` must be finite"),
+        (lambda: also(prior=[np.inf, 1.0]), ValueError, "`prior` must be finite"),
+        (lambda: also(group_frequencies=[0.0, 1.0]), ValueError, "`group_frequencies` must be finite, positive"),
+        (lambda: also(group_frequencies=[1.0]), ValueError, "`group_frequencies` must have one entry per group"),
+        (lambda: also(group_frequencies="p"), ValueError, '`group_frequencies` must be None, an array or "pi"'),
+        (lambda: also(dual_learning_rate=-1.0), ValueError, "`dual_learning_rate` must be at least 0"),
+        (lambda: also(dual_learning_rate=np.nan), ValueError, "`dual_learning_rate` must be at least 0"),
+        (lambda: also(dual_learning_rate=[0.1, 0.2]), ValueError, r"must be a scalar, got shape \(2,\).*jax.vmap"),
+        (lambda: also(dual_learning_rate=None), TypeError, "`dual_learning_rate` must be at least 0"),
+        (lambda: also(kl_penalty=-1e-3), ValueError, "`kl_penalty` must be at least 0"),
+        (lambda: also(kl_penalty="small"), TypeError, "`kl_penalty` must be at least 0"),
+        (lambda: also(optimism=-1.0), ValueError, "`optimism` must be at least 0"),
+        (lambda: also(optimism=optax.constant_schedule(1.0)), TypeError, "`optimism` must be a number"),
+        (lambda: also(max_loss=np.nan), ValueError, "`max_loss` must be a number"),
+        (lambda: also(average_decay=1.0), ValueError, r"`average_decay` must be in \[0, 1\)"),
+        (lambda: also_optax.absgd(0.1), ValueError, "exactly one of `temperature` and `radius`, got neither"),
+        (lambda: also_optax.abadam(0.1), ValueError, "exactly one of `temperature` and `radius`, got neither"),
+        (lambda: also_optax.absgd(0.1, temperature=1.0, radius=0.1), ValueError, "exactly one .*got both"),
+        (lambda: also_optax.absgd(0.1, radius=0.1), NotImplementedError, "`radius` is not available yet"),
+        (lambda: also_optax.absgd(0.1, temperature=0.0), ValueError, "`temperature` must be a number other than 0"),
+        (lambda: also_optax.absgd(0.1, temperature=np.nan), ValueError, "`temperature` must be"),
+        (lambda: also_optax.absgd(0.1, temperature=1.0, averaging_rate=0.0), ValueError, r"must be in \(0, 1\]"),
+        (lambda: also_optax.absgd(0.1, temperature=1.0, averaging_rate=1.1), ValueError, r"must be in \(0, 1\]"),
+        (lambda: also_optax.absgd(0.1, temperature=1.0, max_log_ratio=0.0), ValueError, "must be above 0"),
+        (lambda: also_optax.rgd(0.1, clip=0.0), ValueError, "`clip` must be above 0 and finite"),
+        (lambda: also_optax.rgd(0.1, clip=np.inf), ValueError, "`clip` must be above 0 and finite"),
+        (lambda: also_optax.rgd(0.1, divergence=jnp.exp), TypeError, r"`divergence` must be one of .*kl, chi2"),
+        (lambda: also_optax.past_extragradient(optax.sgd(0.1), -1.0), ValueError, "`optimism` must be at least 0"),
+        (lambda: also_optax.multi_steps(also(), 0), ValueError, "`every_k` must be at least 1"),
+        (lambda: also_optax.multi_steps(also(), 1.5), TypeError, "`every_k` must be a Python int"),
+        (
+            lambda: also_optax.multi_steps(optax.sgd(0.1), 2).init(problems.init_params()),
+            ValueError,
+            "found no rule state",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_named_with_what_it_must_be(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, TypeError, "needs the batch's `losses`"),
+        ({"losses": TWO}, TypeError, "weighs groups and needs the batch's `groups`"),
+        ({"losses": jnp.array(1.0), "groups": IDS}, ValueError, "per-example.*Was it averaged"),
+        ({"losses": IDS, "groups": IDS}, TypeError, "`losses` must be floating point"),
+        ({"losses": TWO, "groups": TWO}, TypeError, "`groups` must be integer ids, got dtype float"),
+        ({"losses": TWO, "groups": jnp.array([0, 1, 1])}, ValueError, r"leading shape of `losses`, here \(2,\)"),
+        ({"losses": TWO, "groups": jnp.array([[0], [1]])}, ValueError, "leading shape of `losses`"),
+        ({"losses": TWO, "groups": jnp.array(0)}, ValueError, "leading shape of `losses`"),
+        ({"losses": TWO, "groups": IDS, "where": IDS}, TypeError, "`where` must be a bool mask.*astype"),
+        ({"losses": TWO, "groups": IDS, "where": IDS[:1] > 0}, ValueError, "`where` must have the leading shape"),
+        ({"losses": jnp.ones((3, 2)), "groups": IDS}, ValueError, r"here \(3, 2\), got shape \(2,\)"),
+    ],
+)
+def test_a_wrong_batch_is_an_error_on_both_sides_when_traced(arguments, error, message):
+    tx = also()
+    params = problems.init_params()
+    opt_state = tx.init(params)
+    with pytest.raises(error, match=message):
+        jax.jit(tx.update)(params, opt_state, params, **arguments)
+    if "losses" in arguments:
+        with pytest.raises(error, match=message):
+            jax.jit(lambda **kw: also_optax.reweight(opt_state, **kw)[0])(**arguments)
+
+
+@pytest.mark.parametrize("rule", [also_optax.reweight_by_absgd(1.0), also_optax.reweight_by_rgd()])
+def test_missing_losses_name_the_rule(rule):
+    with pytest.raises(TypeError, match=r"`reweight_by_(absgd|rgd)` needs the batch's `losses`: call `tx.update"):
+        rule.update(None, rule.init(None), None)
+
+
+def test_a_traced_hyperparameter_passes_where_a_number_would_be_checked():
+    def weights(temperature):
+        return also_optax.example_weights(also_optax.absgd(0.1, temperature=temperature).init(None), TWO)
+
+    np.testing.assert_allclose(jax.jit(weights)(1.0), weights(1.0), rtol=1e-6)
+
+
+def test_a_look_ahead_of_another_tree_is_an_error():
+    tx = optax.flatten(also(lookahead=True))
+    params = problems.init_params()
+    with pytest.raises(ValueError, match="not of the tree of `params`"):
+        also_optax.eval_params(tx.init(params), params)
