@@ -1,0 +1,40 @@
+"""README's example runs as it stands, and its commands are those of the gate."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+import also_optax
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_examples_run_one_after_the_other():
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert blocks
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    opt_state = namespace["opt_state"]
+    np.testing.assert_allclose(also_optax.group_weights(opt_state).sum(), 1, atol=1e-6)
+    common, rare = also_optax.diagnostics(opt_state)["group_losses"]
+    np.testing.assert_allclose(common, rare, rtol=0.02)  # what the example is for: neither group is worse off
+
+
+def test_the_gate_runs_the_command_that_readme_gives():
+    gate = (ROOT / ".ci" / "run").read_text().replace("install -q -e", "install -e")
+    commands = re.findall(r"^python3 -m venv .*$", README, flags=re.MULTILINE)
+    assert len(commands) == 2 and commands[1] in gate
+
+
+def test_every_public_name_is_listed():
+    for name in also_optax.__all__:
+        if name[0].islower():
+            assert f"`{name}`" in README, name
+
+
+def test_every_link_to_a_file_leads_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
