@@ -1,0 +1,338 @@
+"""ABSGD against its equations in NumPy, its special cases, and what it must survive."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import also_optax
+from tests import reference
+from tests.reference import absgd as reference_absgd
+
+START = np.array([0.3, 0.1, -0.2, -0.4])
+LOSSES = np.array([0.3, 2.0, 0.1, 5.0, 0.8, 1.1])
+
+
+def _moving(step):
+    """Down from 3 to about 1/2, or up from it, but never across 0."""
+    return 0.5 + 2.5 / (1 + 0.2 * step)
+
+
+def _falling_below_zero(step):
+    return -_moving(step)
+
+
+def _decaying(step):
+    return 0.06 / (1 + 0.2 * step)
+
+
+def _rising_to_one(step):
+    return 1 - 0.8 / (1 + 0.3 * step)
+
+
+def _close(actual, desired, float32=1e-5, float64=1e-10):
+    tolerance = float64 if jnp.result_type(float) == jnp.float64 else float32
+    np.testing.assert_allclose(actual, desired, rtol=tolerance, atol=tolerance)
+
+
+def _train(tx, problem, *, reweighted=True):
+    """The trajectory of `tx` on the reweighted loss or on the plain mean, in one scan."""
+    x, y = jnp.asarray(problem.inputs, float), jnp.asarray(problem.labels, float)
+    tx = optax.with_extra_args_support(tx)
+
+    def step(carry, batch):
+        (params, opt_state), (rows, where) = carry, batch
+
+        def loss_fn(params):
+            losses = optax.sigmoid_binary_cross_entropy(x[rows] @ params, y[rows])
+            if not reweighted:
+                return losses.mean(where=where), also_optax.Reweighted(losses, where.astype(losses.dtype))
+            return also_optax.reweight(opt_state, losses, where=where)
+
+        (_, rw), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        updates, opt_state = tx.update(grads, opt_state, params, **rw.extra_args)
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state), reference.Trajectory(params, rw.losses, rw.weights)
+
+    params = jnp.asarray(START, float)
+    batches = (jnp.asarray(problem.batches), jnp.asarray(problem.where))
+    return jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), batches)[1])()
+
+
+def _compare_with_reference(optimizer, settings, **reference_only):
+    problem = reference.logistic_problem()
+    expected = reference_absgd.trajectory(problem, START, **settings, **reference_only)
+    actual = _train(optimizer(**settings, max_log_ratio=jnp.inf), problem)
+    _close(actual.params, expected.params)
+    _close(actual.weights, expected.weights)
+    _close(actual.losses * problem.where, expected.losses * problem.where)
+
+
+def _step(tx, opt_state, losses):
+    """Weights of the batch, and the state after it."""
+    losses = jnp.asarray(losses, float)
+    weights = also_optax.example_weights(opt_state, losses)
+    return weights, tx.update((), opt_state, losses=losses)[1]
+
+
+# --- The equations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.4, 5.0, -0.5, -3.0, _moving, _falling_below_zero])
+@pytest.mark.parametrize("averaging_rate", [0.1, 0.5, 0.9, 1.0])
+def test_the_weights_are_those_of_the_recursion(x64, temperature, averaging_rate):
+    batches = np.random.default_rng(2).gamma(1.0, size=(25, 6)) * (1 + np.arange(25) % 3)[:, None]
+    tx = also_optax.reweight_by_absgd(temperature, averaging_rate=averaging_rate, max_log_ratio=jnp.inf)
+
+    def step(opt_state, losses):
+        weights, opt_state = _step(tx, opt_state, losses)
+        return opt_state, (weights, also_optax.diagnostics(opt_state)["robust_value"])
+
+    _, (weights, robust) = jax.jit(lambda: jax.lax.scan(step, tx.init(()), jnp.asarray(batches)))()
+
+    average = previous = None
+    for t, losses in enumerate(batches):
+        lam = reference.at(temperature, t)
+        if average is not None:
+            average = average ** (previous / lam)
+        expected, average = reference_absgd.weights_of(losses, np.ones(6, bool), average, lam, averaging_rate)
+        previous = lam
+        _close(weights[t], expected)
+        _close(robust[t], lam * np.log(average))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.5, "averaging_rate": 0.5},
+        {"temperature": -0.7, "averaging_rate": 0.1, "momentum": 0.5, "weight_decay": 0.2},
+        {"temperature": 2.0, "averaging_rate": _rising_to_one, "nesterov": True, "weight_decay": 0.1},
+        {"temperature": 0.5, "momentum": None},
+        {"temperature": 0.5, "momentum": 0},
+        {"temperature": _moving, "averaging_rate": 0.3, "learning_rate": _decaying},
+        {"temperature": -0.5},
+    ],
+    ids=["robust", "noise, weight decay", "Nesterov", "no momentum", "momentum of 0", "schedules", "default gamma"],
+)
+def test_absgd_walks_the_path_of_the_equations(x64, settings):
+    reference_only = {"momentum": 0.0} if settings.get("momentum", 0.9) is None else {}
+    problem = reference.logistic_problem()
+    settings = {"learning_rate": 0.05} | settings
+    expected = reference_absgd.trajectory(problem, START, **(settings | reference_only))
+    actual = _train(also_optax.absgd(**settings, max_log_ratio=jnp.inf), problem)
+    _close(actual.params, expected.params)
+    _close(actual.weights, expected.weights)
+
+
+def test_absgd_walks_the_path_of_the_equations_in_the_default_precision():
+    _compare_with_reference(
+        also_optax.absgd,
+        {"learning_rate": 0.05, "temperature": 0.5, "averaging_rate": 0.5, "weight_decay": 0.1},
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.5, "averaging_rate": 0.5},
+        {"temperature": -0.7, "averaging_rate": 0.1, "weight_decay": 0.2, "learning_rate": _decaying},
+    ],
+    ids=["robust", "noise, weight decay"],
+)
+def test_abadam_walks_the_path_of_the_equations(x64, settings):
+    _compare_with_reference(also_optax.abadam, {"learning_rate": 0.05} | settings, adam=True)
+
+
+# --- Special cases ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [np.inf, -np.inf])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_at_an_infinite_temperature_absgd_is_sgd_with_momentum(temperature, nesterov):
+    problem = reference.logistic_problem(steps=200)
+    tx = also_optax.absgd(_decaying, temperature=temperature, momentum=0.8, nesterov=nesterov)
+    plain = optax.sgd(_decaying, momentum=0.8, nesterov=nesterov)
+    actual, expected = _train(tx, problem), _train(plain, problem, reweighted=False)
+    np.testing.assert_array_equal(actual.weights, problem.where)
+    _close(actual.params, expected.params, float32=1e-6, float64=1e-14)
+
+
+def test_by_default_absgd_has_a_momentum_of_nine_tenths():
+    problem = reference.logistic_problem(steps=50)
+    actual = _train(also_optax.absgd(0.05, temperature=jnp.inf), problem)
+    _close(actual.params, _train(optax.sgd(0.05, momentum=0.9), problem, reweighted=False).params, 1e-6, 1e-14)
+
+
+def test_at_an_infinite_temperature_abadam_is_adamw():
+    problem = reference.logistic_problem(steps=200)
+    settings = {"b1": 0.8, "b2": 0.99, "eps": 1e-6, "weight_decay": 0.1}
+    tx = also_optax.abadam(_decaying, temperature=jnp.inf, **settings)
+    actual, expected = _train(tx, problem), _train(optax.adamw(_decaying, **settings), problem, reweighted=False)
+    _close(actual.params, expected.params, float32=2e-6, float64=1e-13)
+
+
+def test_abadam_decays_no_weights_by_default():
+    problem = reference.logistic_problem(steps=50)
+    actual = _train(also_optax.abadam(0.05, temperature=jnp.inf), problem)
+    _close(actual.params, _train(optax.adam(0.05), problem, reweighted=False).params, float32=2e-6, float64=1e-13)
+
+
+def test_another_optimizer_takes_the_place_of_the_momentum():
+    problem = reference.logistic_problem(steps=50)
+    tx = also_optax.absgd(0.05, temperature=jnp.inf, optimizer=optax.scale_by_lion(), weight_decay=0.1)
+    plain = optax.chain(optax.add_decayed_weights(0.1), optax.scale_by_lion(), optax.sgd(0.05))
+    _close(_train(tx, problem).params, _train(plain, problem, reweighted=False).params, float32=1e-6, float64=1e-14)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 2.0, -0.5])
+def test_at_gamma_one_the_gradient_is_that_of_the_tilted_loss(temperature):
+    problem = reference.logistic_problem()
+    x, y = jnp.asarray(problem.inputs, float), jnp.asarray(problem.labels, float)
+    tx = also_optax.reweight_by_absgd(temperature, averaging_rate=1.0, max_log_ratio=jnp.inf)
+    _, opt_state = _step(tx, tx.init(()), LOSSES)  # a past that must not matter
+    params = jnp.asarray(START, float)
+
+    def losses_of(params):
+        return optax.sigmoid_binary_cross_entropy(x @ params, y)
+
+    def tilted(params):
+        return temperature * jnp.log(jnp.mean(jnp.exp(losses_of(params) / temperature)))
+
+    grads = jax.grad(lambda params: also_optax.reweight(opt_state, losses_of(params))[0])(params)
+    _close(grads, jax.grad(tilted)(params), float32=2e-6, float64=1e-13)
+
+
+@pytest.mark.parametrize("temperature", [0.5, -2.0])
+def test_adding_a_constant_to_every_loss_changes_no_weight_at_gamma_one(temperature):
+    tx = also_optax.reweight_by_absgd(temperature, averaging_rate=1.0)
+    _, opt_state = _step(tx, tx.init(()), LOSSES[::-1] * 0.7)
+    weights, _ = _step(tx, opt_state, LOSSES)
+    shifted, _ = _step(tx, opt_state, LOSSES + 3.25)
+    _close(shifted, weights, float32=5e-6, float64=1e-13)
+    assert np.ptp(weights) > 0.3
+
+
+def test_adding_a_constant_to_every_loss_scales_the_weights_below_gamma_one():
+    tx = also_optax.reweight_by_absgd(0.5, averaging_rate=0.5)
+    _, opt_state = _step(tx, tx.init(()), LOSSES)
+    weights, _ = _step(tx, opt_state, LOSSES)
+    shifted, _ = _step(tx, opt_state, LOSSES + 1)
+    assert (shifted > 1.1 * weights).all()
+
+
+def test_a_negative_temperature_gives_an_outlier_less_weight_and_a_positive_one_more():
+    for temperature, order in ((-1.0, -1), (1.0, 1)):
+        weights, _ = _step(tx := also_optax.reweight_by_absgd(temperature), tx.init(()), LOSSES)
+        assert (np.diff(weights[np.argsort(LOSSES)]) * order > 0).all()
+
+
+@pytest.mark.parametrize("temperature", [0.1, 2.0, 1e6, -0.1, -2.0])
+@pytest.mark.parametrize("averaging_rate", [0.1, 0.9])
+def test_the_mean_weight_of_the_first_visit_is_one(temperature, averaging_rate):
+    tx = also_optax.reweight_by_absgd(temperature, averaging_rate=averaging_rate)
+    weights, _ = _step(tx, tx.init(()), LOSSES)
+    _close(weights.mean(), 1, float32=1e-5, float64=1e-12)
+
+
+# --- Schedules of the temperature -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("averaging_rate", [0.1, 0.5, 0.9])
+def test_leaving_plain_training_makes_no_spike(averaging_rate):
+    """The published recipe in two stages; the losses seen in the first stage are forgotten."""
+    two_stages = optax.join_schedules([optax.constant_schedule(jnp.inf), optax.constant_schedule(0.7)], [3])
+    tx = also_optax.reweight_by_absgd(two_stages, averaging_rate=averaging_rate)
+    opt_state = tx.init(())
+    for _ in range(3):
+        weights, opt_state = _step(tx, opt_state, LOSSES * 3)
+        np.testing.assert_array_equal(weights, np.ones(6))
+    at_the_switch, opt_state = _step(tx, opt_state, LOSSES)
+    _close(at_the_switch.mean(), 1, float32=1e-5, float64=1e-12)
+    assert np.ptp(at_the_switch) > 1
+
+    fresh = also_optax.reweight_by_absgd(0.7, averaging_rate=averaging_rate)
+    _, fresh_state = _step(fresh, fresh.init(()), LOSSES)
+    after, _ = _step(tx, opt_state, LOSSES / 2)
+    _close(after, _step(fresh, fresh_state, LOSSES / 2)[0], float32=1e-5, float64=1e-12)
+
+
+def test_a_second_return_from_plain_training_is_a_first_visit_too():
+    boundaries = [2, 4]
+    stages = optax.join_schedules([optax.constant_schedule(v) for v in (0.7, jnp.inf, 0.7)], boundaries)
+    tx = also_optax.reweight_by_absgd(stages, averaging_rate=0.1)
+    opt_state = tx.init(())
+    for _ in range(4):
+        weights, opt_state = _step(tx, opt_state, LOSSES * 4)
+    np.testing.assert_array_equal(weights, np.ones(6))
+    weights, _ = _step(tx, opt_state, LOSSES)
+    _close(weights.mean(), 1, float32=1e-5, float64=1e-12)
+
+
+def test_the_two_stage_recipe_trains_plainly_first(x64):
+    problem = reference.logistic_problem()
+    expected = reference_absgd.trajectory(
+        problem, START, learning_rate=0.05, temperature=lambda t: np.inf if t < 15 else 0.7, averaging_rate=0.5
+    )
+    two_stages = optax.join_schedules([optax.constant_schedule(jnp.inf), optax.constant_schedule(0.7)], [15])
+    tx = also_optax.absgd(0.05, temperature=two_stages, averaging_rate=0.5, max_log_ratio=jnp.inf)
+    actual = _train(tx, problem)
+    _close(actual.params, expected.params)
+    _close(actual.weights, expected.weights)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2.0, 0.5), (0.5, 50.0), (-0.5, -3.0)])
+def test_a_change_of_temperature_keeps_the_average_in_units_of_the_loss(before, after):
+    """lambda·nu stays: a batch as bad as the average keeps a mean weight of about one."""
+    stages = optax.join_schedules([optax.constant_schedule(before), optax.constant_schedule(after)], [1])
+    tx = also_optax.reweight_by_absgd(stages, averaging_rate=0.3, max_log_ratio=jnp.inf)
+    _, opt_state = _step(tx, tx.init(()), np.full(6, 1.7))
+    weights, opt_state = _step(tx, opt_state, np.full(6, 1.7))
+    _close(weights, np.ones(6), float32=1e-5, float64=1e-12)
+    _close(also_optax.diagnostics(opt_state)["robust_value"], 1.7, float32=1e-5, float64=1e-12)
+
+
+# --- What it must survive ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("averaging_rate", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("absurd", [np.full(6, 1e4), LOSSES * 2e3, np.append(LOSSES[:5], 1e4)])
+def test_one_absurd_batch_starves_no_step_after_it(absurd, averaging_rate):
+    tx = also_optax.reweight_by_absgd(0.1, averaging_rate=averaging_rate)
+    _, opt_state = _step(tx, tx.init(()), LOSSES / 10)
+    weights, opt_state = _step(tx, opt_state, absurd)
+    assert np.isfinite(weights).all() and np.isfinite(opt_state.robust_value)
+    _close(weights.mean(), 1 / averaging_rate, float32=1e-2, float64=1e-2)
+    weights, _ = _step(tx, opt_state, LOSSES / 10)
+    _close(weights.mean(), 1, float32=1e-5, float64=1e-12)
+    assert np.ptp(weights) > 0.3
+
+
+@pytest.mark.parametrize(("excess", "restarts"), [(4.5, False), (5.5, True)])
+def test_the_average_restarts_only_past_the_limit(excess, restarts):
+    """Batches of equal losses, so that nu is the loss over the temperature, which is 2."""
+    tx = also_optax.reweight_by_absgd(2.0, averaging_rate=0.25, max_log_ratio=5.0)
+    _, opt_state = _step(tx, tx.init(()), np.full(3, 1.0 + 2 * excess))
+    weights, _ = _step(tx, opt_state, np.full(3, 1.0))
+    expected = 1 if restarts else 1 / (0.75 * np.exp(excess) + 0.25)
+    _close(weights, np.full(3, expected), float32=1e-5, float64=1e-12)
+
+
+def test_a_sudden_rise_is_no_reason_to_restart():
+    tx = also_optax.reweight_by_absgd(2.0, averaging_rate=0.25, max_log_ratio=5.0)
+    _, opt_state = _step(tx, tx.init(()), np.full(3, 1.0))
+    weights, _ = _step(tx, opt_state, np.full(3, 41.0))
+    _close(weights, np.full(3, 4.0), float32=1e-4, float64=1e-7)
+
+
+@pytest.mark.parametrize("temperature", [0.1, -0.1, 1e-20, 1e20, np.inf])
+@pytest.mark.parametrize("averaging_rate", [0.1, 1.0])
+def test_losses_of_1e30_leave_a_finite_state(temperature, averaging_rate):
+    tx = also_optax.absgd(0.1, temperature=temperature, averaging_rate=averaging_rate)
+    params, opt_state = jnp.zeros(2), tx.init(jnp.zeros(2))
+    for losses in ([1e30, 1.0], [1.0, -1e30], [0.5, 0.5], [1e30, 1e30], [1.0, 2.0]):
+        loss, rw = also_optax.reweight(opt_state, jnp.array(losses))
+        assert np.isfinite(loss) and np.isfinite(rw.weights).all()
+        _, opt_state = tx.update(jnp.ones(2), opt_state, params, **rw.extra_args)
+        value = also_optax.diagnostics(opt_state)["robust_value"]
+        assert np.isfinite(value) and abs(value) <= 1.001e30
