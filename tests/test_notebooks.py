@@ -1,5 +1,6 @@
-"""Every notebook runs, and asserts its own claim at its end."""
+"""Every notebook runs, asserts its own claim at its end, and has been built from the source as it stands."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -10,7 +11,16 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_has_been_built(path):
+def test_a_notebook_runs(path):
     matplotlib.use("Agg")
     runpy.run_path(str(path))
-    assert path.with_suffix(".ipynb").exists()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_built_notebook_is_of_its_source_and_shows_a_picture(path):
+    source = path.read_text()
+    cells = [
+        cell for cell in json.loads(path.with_suffix(".ipynb").read_text())["cells"] if cell["cell_type"] == "code"
+    ]
+    assert cells and all("".join(cell["source"]) in source for cell in cells)
+    assert any("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])
