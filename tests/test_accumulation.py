@@ -89,7 +89,7 @@ def test_optax_multisteps_shows_the_adversary_only_the_last_micro_batch():
     large, micro = large_and_micro()
     tx = optax.chain(also_rule(), optax.sgd(0.01))
     wrapped = optax.MultiSteps(tx, K)
-    params, opt_state = problems.train(tx, large)
+    _, opt_state = problems.train(tx, large)
     _, optax_state = problems.train(optax.GradientTransformationExtraArgs(wrapped.init, wrapped.update), micro)
     right, wrong = also_optax.group_weights(opt_state), also_optax.group_weights(optax_state)
     assert float(jnp.abs(right - wrong).max()) > 1e-2

@@ -19,8 +19,7 @@ def test_a_notebook_runs(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_built_notebook_is_of_its_source_and_shows_a_picture(path):
     source = path.read_text()
-    cells = [
-        cell for cell in json.loads(path.with_suffix(".ipynb").read_text())["cells"] if cell["cell_type"] == "code"
-    ]
+    built = json.loads(path.with_suffix(".ipynb").read_text())
+    cells = [cell for cell in built["cells"] if cell["cell_type"] == "code"]
     assert cells and all("".join(cell["source"]) in source for cell in cells)
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])

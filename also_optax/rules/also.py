@@ -205,7 +205,7 @@ def reweight_by_also(
       kl_penalty: tau, at least 0, the pull to the prior; a scalar or a schedule. In units of the loss.
       optimism: alpha, at least 0: the adversary steps along (1+alpha) h_t - alpha h_{t-1}.
       prior: pi-hat and the weights to start from, ``[G]``, not negative; normalised here. None is uniform: with
-        `group_frequencies`, training then starts balanced by group; ``prior=group_frequencies`` starts as plain training.
+        `group_frequencies`, training then starts balanced by group; ``prior=group_frequencies`` starts it as plain.
       group_frequencies: q, the chance that a drawn example is of each group, ``[G]``, positive; normalised here. None
         is 1/G; ``"pi"`` says that groups are drawn by the current ``group_weights``, and leaves weights of 1.
       lookahead: the two-point form: weights are read at prox(pi, h_{t-1}). Use it with
