@@ -31,8 +31,8 @@ def draw(lines: pd.DataFrame, file: Path) -> None:
     """Draws the lines of one study into `file`."""
     with plt.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 150}):
         fig, (left, right) = plt.subplots(1, 2, figsize=(13, 5.6), layout="constrained", width_ratios=(1.25, 1))
-        first = lines.iloc[0]
-        fig.suptitle(f"Odd classes thinned by uc, {first['data']}, {first['seeds']} seeds", fontweight="bold")
+        protocol = lines.iloc[0]["protocol"]
+        fig.suptitle(f"Odd classes thinned by uc, {protocol['data']}, {protocol['seeds']} seeds", fontweight="bold")
         _accuracy(left, lines)
         _weights(right, lines)
         fig.savefig(file, metadata={"Software": None})

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from sklearn.metrics import balanced_accuracy_score, log_loss, recall_score, roc_auc_score
 
-from benchmarks import data, records
+from benchmarks import data, metrics, records
 from benchmarks.methods import METHODS, TrainingSet
 from benchmarks.models import MODELS
 from benchmarks.training import Pool, Task, Trained, logits_of, train
@@ -84,8 +83,7 @@ def run(protocol: Protocol, methods: Sequence[str], out: Path, *, fresh: bool, c
     lines = records.read(file)
     if fresh:
         lines = [line for line in lines if line["method"] not in methods]
-        out.mkdir(parents=True, exist_ok=True)
-        records.replace(file, lines)
+        records.write(file, lines)
     done = [line["settings_hash"] for line in lines]
     todo = [name for name in methods if done.count(_settings_hash(protocol, name)) < protocol.seeds * len(protocol.uc)]
     if skipped := [name for name in methods if name not in todo]:
@@ -144,31 +142,37 @@ class _Study:
         test = self._logits(name, trained, self.test_rows)
         scores = np.array(
             [
-                [_scores(self.targets[rows], logits[: len(rows)]) for logits in of_run]
+                [metrics.on_validation(self.targets[rows], logits[: len(rows)]) for logits in of_run]
                 for rows, of_run in zip(self.validation_rows, validation, strict=True)
             ]
         )
-        common = {"experiment": "imbalance", "method": name, **asdict(self.protocol)}
-        common |= {
-            "settings_hash": _settings_hash(self.protocol, name),
-            "study": _study_hash(self.protocol),
-            "source": self.dataset.source,
-        }
-        seconds = {"seconds": round(trained.seconds, 3), "compile_seconds": round(trained.compile_seconds, 3)}
+        factors = np.array([uc for uc, _ in self.runs])
         lines = []
         for r, (uc, seed) in enumerate(self.runs):
-            h = _choose(scores[[i for i, (other, _) in enumerate(self.runs) if other == uc]])
-            lines.append(
-                common
-                | {"uc": uc, "seed": seed, "ucs": self.protocol.uc, "seeds": self.protocol.seeds}
-                | {"train_class_counts": self.class_counts[r].tolist(), "test_size": self.test_rows.shape[1]}
-                | {"validation_class_counts": np.bincount(self.targets[self.validation_rows[r]]).tolist()}
-                | {"setting": grid[h], "grid": grid, "validation": _rounded(scores[r])}
-                | self._test_metrics(self.test_rows[r], test[r, h])
-                | {"minority_weight": _rounded(trained.class_weights[:, r, h, 1]), "chunk": self.task.chunk}
-                | seconds
-                | self.provenance
-            )
+            h = metrics.choose(scores[factors == uc])
+            line = {
+                "experiment": "imbalance",
+                "method": name,
+                "uc": uc,
+                "seed": seed,
+                **metrics.on_test(self.dataset.classes[self.test_rows[r]], test[r, h]),
+                "setting": grid[h],
+                "grid": grid,
+                "validation": _rounded(scores[r]),
+                "train_class_counts": self.class_counts[r].tolist(),
+                "validation_class_counts": np.bincount(self.targets[self.validation_rows[r]]).tolist(),
+                "test_size": self.test_rows.shape[1],
+                "minority_weight": _rounded(trained.class_weights[:, r, h, 1]),
+                "chunk": self.task.chunk,
+                "seconds": round(trained.seconds, 3),
+                "compile_seconds": round(trained.compile_seconds, 3),
+                "protocol": asdict(self.protocol),
+                "study": _study_hash(self.protocol),
+                "settings_hash": _settings_hash(self.protocol, name),
+                "source": self.dataset.source,
+                **self.provenance,
+            }
+            lines.append(line)
         return lines
 
     def _logits(self, name: str, trained: Trained, rows: np.ndarray) -> np.ndarray:
@@ -176,22 +180,6 @@ class _Study:
         if METHODS[name].corrects_prior:
             logits = logits - np.log(self.class_counts[:, 1] / self.class_counts[:, 0])[:, None, None]
         return logits
-
-    def _test_metrics(self, rows: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
-        """What is reported; a model that has diverged answers "even", and says so."""
-        finite = bool(np.isfinite(logits).all())
-        logits = np.nan_to_num(logits, nan=-100.0, posinf=100.0, neginf=-100.0).astype(float)
-        target, predicted = self.targets[rows], (logits > 0).astype(int)
-        classes = self.dataset.classes[rows]
-        per_class = [np.mean((predicted == target)[classes == c]) for c in np.unique(classes)]
-        return {
-            "balanced_accuracy": round(float(balanced_accuracy_score(target, predicted)), 6),
-            "worse_parity": round(float(recall_score(target, predicted, average=None).min()), 6),
-            "worst_class": round(float(min(per_class)), 6),
-            "auc": round(float(roc_auc_score(target, logits)), 6),
-            "cross_entropy": round(float(log_loss(target, 1 / (1 + np.exp(-logits)))), 6),
-            "finite": finite,
-        }
 
 
 def split(dataset: data.Dataset, protocol: Protocol, uc: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -215,22 +203,6 @@ def split(dataset: data.Dataset, protocol: Protocol, uc: int, seed: int) -> tupl
     rows = np.concatenate(training)
     rows = rows[np.argsort(dataset.classes[rows] % 2, kind="stable")]
     return rows, np.concatenate(validation), np.concatenate(test)
-
-
-def _scores(target: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
-    """Balanced accuracy and class-balanced cross-entropy, for choosing; a model that has diverged comes last."""
-    if not np.isfinite(logits).all():
-        return 0.0, 1e9
-    losses = np.logaddexp(0, np.where(target == 1, -logits, logits))
-    right = (logits > 0) == (target == 1)
-    classes = [target == c for c in (0, 1)]
-    return float(np.mean([right[c].mean() for c in classes])), float(np.mean([losses[c].mean() for c in classes]))
-
-
-def _choose(scores: np.ndarray) -> int:
-    """The setting with the best mean over runs of `scores`, ``[runs, H, 2]``: most accurate, then least loss."""
-    accuracy, cross_entropy = scores.mean(axis=0).T
-    return int(np.lexsort([cross_entropy, -accuracy.round(9)])[0])
 
 
 def _padded(rows: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -34,27 +34,18 @@ def provenance() -> Line:
 
 
 def read(file: Path) -> list[Line]:
-    """The lines of `file`, none if it is not there; a line cut off by a crash is left out."""
-    if not file.is_file():
-        return []
-    lines = []
-    for text in file.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
+    """The lines of `file`, none if it is not there."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def append(file: Path, lines: Sequence[Line]) -> None:
-    """Adds `lines` in one write."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as stream:
-        stream.write("".join(json.dumps(line) + "\n" for line in lines))
+    """Adds `lines`: all of them or, if it is stopped, none."""
+    write(file, [*read(file), *lines])
 
 
-def replace(file: Path, lines: Sequence[Line]) -> None:
+def write(file: Path, lines: Sequence[Line]) -> None:
     """Puts `lines` in the place of all that was there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".new")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
     os.replace(temporary, file)

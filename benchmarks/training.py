@@ -18,7 +18,7 @@ from flax import linen as nn
 import also_optax
 from benchmarks.methods import Method, Setting, TrainingSet
 
-EVALUATION_BATCH = 250
+EVALUATION_BATCH = 100
 
 
 class Pool(NamedTuple):
@@ -69,7 +69,7 @@ class Trained(NamedTuple):
     Attributes:
       params: leaves ``[R, H, ...]``.
       class_weights: mean weight of an example of each class over each chunk, relative to the mean over the training
-        set and counting how often it is drawn, ``[chunks, R, H, C]``; NaN where none was drawn.
+        set and counting how often it is drawn, ``[chunks, R, H, C]``; NaN where none was drawn or all weights are 0.
       seconds: of training, without compiling.
       compile_seconds: of compiling.
     """
@@ -207,4 +207,5 @@ def _relative_weights(method: Method, sums: np.ndarray, counts: np.ndarray, clas
     frequencies = (class_counts / class_counts.sum(-1, keepdims=True))[:, None, :]
     if method.balanced_draws:
         means = means / (class_counts.shape[-1] * frequencies)
-    return means / np.sum(frequencies * means, axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return means / np.sum(frequencies * means, axis=-1, keepdims=True)
