@@ -79,27 +79,43 @@ def _step(tx, opt_state, losses):
 # --- The equations ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("temperature", [0.4, 5.0, -0.5, -3.0, _moving, _falling_below_zero])
-@pytest.mark.parametrize("averaging_rate", [0.1, 0.5, 0.9, 1.0])
-def test_the_weights_are_those_of_the_recursion(x64, temperature, averaging_rate):
+@pytest.mark.parametrize(
+    "temperature",
+    [np.array([0.4, 5.0, -0.5, -3.0]), _moving, _falling_below_zero],
+    ids=["constants", "schedule", "schedule below zero"],
+)
+def test_the_weights_are_those_of_the_recursion(x64, temperature):
     batches = np.random.default_rng(2).gamma(1.0, size=(25, 6)) * (1 + np.arange(25) % 3)[:, None]
-    tx = also_optax.reweight_by_absgd(temperature, averaging_rate=averaging_rate, max_log_ratio=jnp.inf)
+    rates = [0.1, 0.5, 0.9, 1.0]
+    grid = [(t, r) for t in ([temperature] if callable(temperature) else temperature) for r in rates]
 
-    def step(opt_state, losses):
-        weights, opt_state = _step(tx, opt_state, losses)
-        return opt_state, (weights, also_optax.diagnostics(opt_state)["robust_value"])
+    @jax.jit
+    @jax.vmap
+    def run(temperature_now, averaging_rate):
+        tx = also_optax.reweight_by_absgd(
+            temperature if callable(temperature) else temperature_now,
+            averaging_rate=averaging_rate,
+            max_log_ratio=jnp.inf,
+        )
 
-    _, (weights, robust) = jax.jit(lambda: jax.lax.scan(step, tx.init(()), jnp.asarray(batches)))()
+        def step(opt_state, losses):
+            weights, opt_state = _step(tx, opt_state, losses)
+            return opt_state, (weights, also_optax.diagnostics(opt_state)["robust_value"])
 
-    average = previous = None
-    for t, losses in enumerate(batches):
-        lam = reference.at(temperature, t)
-        if average is not None:
-            average = average ** (previous / lam)
-        expected, average = reference_absgd.weights_of(losses, np.ones(6, bool), average, lam, averaging_rate)
-        previous = lam
-        _close(weights[t], expected)
-        _close(robust[t], lam * np.log(average))
+        return jax.lax.scan(step, tx.init(()), jnp.asarray(batches))[1]
+
+    weights, robust = run(jnp.array([reference.at(t, 0) for t, _ in grid]), jnp.array([r for _, r in grid]))
+
+    for case, (schedule, rate) in enumerate(grid):
+        average = previous = None
+        for t, losses in enumerate(batches):
+            lam = reference.at(schedule, t)
+            if average is not None:
+                average = average ** (previous / lam)
+            expected, average = reference_absgd.weights_of(losses, np.ones(6, bool), average, lam, rate)
+            previous = lam
+            _close(weights[case, t], expected)
+            _close(robust[case, t], lam * np.log(average))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +129,7 @@ def test_the_weights_are_those_of_the_recursion(x64, temperature, averaging_rate
         {"temperature": _moving, "averaging_rate": 0.3, "learning_rate": _decaying},
         {"temperature": -0.5},
     ],
-    ids=["robust", "noise, weight decay", "Nesterov", "no momentum", "momentum of 0", "schedules", "default gamma"],
+    ids=["robust", "noise, weight decay", "Nesterov", "no momentum", "momentum of 0", "schedules", "defaults"],
 )
 def test_absgd_walks_the_path_of_the_equations(x64, settings):
     reference_only = {"momentum": 0.0} if settings.get("momentum", 0.9) is None else {}
@@ -147,8 +163,7 @@ def test_abadam_walks_the_path_of_the_equations(x64, settings):
 # --- Special cases ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("temperature", [np.inf, -np.inf])
-@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(("temperature", "nesterov"), [(np.inf, False), (-np.inf, True)])
 def test_at_an_infinite_temperature_absgd_is_sgd_with_momentum(temperature, nesterov):
     problem = reference.logistic_problem(steps=200)
     tx = also_optax.absgd(_decaying, temperature=temperature, momentum=0.8, nesterov=nesterov)
@@ -156,12 +171,6 @@ def test_at_an_infinite_temperature_absgd_is_sgd_with_momentum(temperature, nest
     actual, expected = _train(tx, problem), _train(plain, problem, reweighted=False)
     np.testing.assert_array_equal(actual.weights, problem.where)
     _close(actual.params, expected.params, float32=1e-6, float64=1e-14)
-
-
-def test_by_default_absgd_has_a_momentum_of_nine_tenths():
-    problem = reference.logistic_problem(steps=50)
-    actual = _train(also_optax.absgd(0.05, temperature=jnp.inf), problem)
-    _close(actual.params, _train(optax.sgd(0.05, momentum=0.9), problem, reweighted=False).params, 1e-6, 1e-14)
 
 
 def test_at_an_infinite_temperature_abadam_is_adamw():
@@ -325,14 +334,23 @@ def test_a_sudden_rise_is_no_reason_to_restart():
     _close(weights, np.full(3, 4.0), float32=1e-4, float64=1e-7)
 
 
-@pytest.mark.parametrize("temperature", [0.1, -0.1, 1e-20, 1e20, np.inf])
-@pytest.mark.parametrize("averaging_rate", [0.1, 1.0])
-def test_losses_of_1e30_leave_a_finite_state(temperature, averaging_rate):
-    tx = also_optax.absgd(0.1, temperature=temperature, averaging_rate=averaging_rate)
-    params, opt_state = jnp.zeros(2), tx.init(jnp.zeros(2))
-    for losses in ([1e30, 1.0], [1.0, -1e30], [0.5, 0.5], [1e30, 1e30], [1.0, 2.0]):
-        loss, rw = also_optax.reweight(opt_state, jnp.array(losses))
-        assert np.isfinite(loss) and np.isfinite(rw.weights).all()
-        _, opt_state = tx.update(jnp.ones(2), opt_state, params, **rw.extra_args)
-        value = also_optax.diagnostics(opt_state)["robust_value"]
-        assert np.isfinite(value) and abs(value) <= 1.001e30
+def test_losses_of_1e30_leave_a_finite_state():
+    temperatures, rates = jnp.array([0.1, -0.1, 1e-20, 1e20, jnp.inf, 0.1, -0.1]), jnp.array([0.1] * 5 + [1.0] * 2)
+    batches = jnp.array([[1e30, 1.0], [1.0, -1e30], [0.5, 0.5], [1e30, 1e30], [1.0, 2.0]])
+
+    @jax.jit
+    @jax.vmap
+    def run(temperature, averaging_rate):
+        tx = also_optax.reweight_by_absgd(temperature, averaging_rate=averaging_rate)
+
+        def step(opt_state, losses):
+            loss, rw = also_optax.reweight(opt_state, losses)
+            _, opt_state = tx.update((), opt_state, **rw.extra_args)
+            return opt_state, (loss, rw.weights, opt_state.robust_value)
+
+        return jax.lax.scan(step, tx.init(()), batches)[1]
+
+    loss, weights, robust_value = run(temperatures, rates)
+    assert np.isfinite(loss).all()
+    assert np.isfinite(weights).all() and (weights >= 0).all()
+    assert (np.abs(robust_value) <= 1.001e30).all()
