@@ -87,7 +87,7 @@ def _imbalance(options: argparse.Namespace, console: Console) -> int:
     protocol = replace(protocol, **{name: value for name, value in asked.items() if value is not None})
     out = options.out or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if options.smoke else RESULTS)
     file = imbalance.run(protocol, options.methods, out, fresh=options.fresh, console=console)
-    report.make(file, console)
+    report.make(file, console, imbalance.study_of(protocol))
     return 0
 
 

@@ -14,6 +14,7 @@ import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,6 +109,8 @@ LOADERS: dict[str, Callable[[], Dataset]] = {
     "fashion-mnist": _fashion_mnist,
 }
 
+FAILURES = (OSError, HTTPException, subprocess.CalledProcessError, zipfile.BadZipFile, KeyError, ValueError)
+
 Fetch = Callable[[Path, list[str]], None]
 """``fetch(folder, names)`` puts the files `names` into `folder`, or raises."""
 
@@ -123,7 +126,7 @@ def _cached(names: list[str], hashes: dict[str, str], ways: list[tuple[str, Fetc
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             try:
                 fetch(Path(temporary), missing)
-            except (OSError, subprocess.CalledProcessError, KeyError, zipfile.BadZipFile) as error:
+            except FAILURES as error:
                 failures.append(f"{way}: {_reason(error)}")
                 continue
             for name in missing:

@@ -167,7 +167,7 @@ class _Study:
                 "seconds": round(trained.seconds, 3),
                 "compile_seconds": round(trained.compile_seconds, 3),
                 "protocol": asdict(self.protocol),
-                "study": _study_hash(self.protocol),
+                "study": study_of(self.protocol),
                 "settings_hash": _settings_hash(self.protocol, name),
                 "source": self.dataset.source,
                 **self.provenance,
@@ -221,7 +221,8 @@ def _rounded(values: np.ndarray) -> Any:
     return float(f"{values:.5g}") if np.isfinite(values) else None
 
 
-def _study_hash(protocol: Protocol) -> str:
+def study_of(protocol: Protocol) -> str:
+    """A short name for `protocol`, in every line of it: tables are made of lines of one study."""
     return records.hash_of(asdict(protocol))
 
 

@@ -28,13 +28,18 @@ class NoResultsError(RuntimeError):
     """There is nothing to report on."""
 
 
-def make(file: Path, console: Console) -> None:
-    """Prints the tables of the newest study in `file`, and writes them and the picture beside it.
+def make(file: Path, console: Console, study: str | None = None) -> None:
+    """Prints the tables of one study in `file`, and writes them and the picture beside it.
+
+    Args:
+      file: the JSON lines.
+      console: where the tables go.
+      study: as in the lines; None is that of the last line.
 
     Raises:
       NoResultsError: if there are no lines.
     """
-    lines = newest_study(records.read(file))
+    lines = of_study(records.read(file), study)
     if lines.empty:
         raise NoResultsError(f"no results in {file}")
     tables = list(_tables(lines))
@@ -47,12 +52,12 @@ def make(file: Path, console: Console) -> None:
     console.print(f"Wrote {file}, {file.with_suffix('.md').name} and {file.with_suffix('.png').name}.")
 
 
-def newest_study(lines: Sequence[records.Line]) -> pd.DataFrame:
-    """The lines of the study that was written last, methods in the order of `METHODS`; others are left out."""
+def of_study(lines: Sequence[records.Line], study: str | None = None) -> pd.DataFrame:
+    """The lines of `study` (None: that of the last line), methods in the order of `METHODS`."""
     frame = pd.DataFrame(lines)
     if frame.empty:
         return frame
-    frame = frame[frame["study"] == frame["study"].iloc[-1]]
+    frame = frame[frame["study"] == (study or frame["study"].iloc[-1])]
     frame = frame.drop_duplicates(["method", "uc", "seed"], keep="last")
     known = [name for name in METHODS if name in set(frame["method"])]
     frame = frame[frame["method"].isin(known)]
