@@ -46,7 +46,7 @@ def multi_steps(
     Args:
       tx: an optimizer with one rule inside.
       every_k: micro-batches per optimizer step, at least 1.
-      axis_name: the mapped axes that split each micro-batch, inside ``shard_map``.
+      axis_name: the mapped axes that split each micro-batch, inside ``shard_map``; that of the rule has no part here.
 
     Returns:
       A transformation whose update takes ``**rw.extra_args``; its updates are zero but on every k-th call.
@@ -73,7 +73,7 @@ def multi_steps(
         inner_state = tx.init(params)
         return MultiStepsState(
             micro_step=jnp.zeros([], jnp.int32),
-            gradient_sum=jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)), params),
+            gradient_sum=jax.tree.map(_accumulator, params),
             statistics=find_rule_state(inner_state).observe(no_examples()),
             inner_state=inner_state,
         )
@@ -97,7 +97,11 @@ def multi_steps(
             seen = seen.pool(axis_name)
         # With the statistics of the whole given, a gradient is a share of the whole: shares are added up as they are.
         scale = seen.count if statistics is None else statistics.count
-        gradient_sum = jax.tree.map(lambda total, g: total + scale * g.astype(total.dtype), state.gradient_sum, updates)
+
+        def add(total: jax.Array, gradient: jax.Array) -> jax.Array:
+            return total + jnp.where(scale > 0, scale * gradient.astype(total.dtype), 0)  # 0 times NaN is NaN
+
+        gradient_sum = jax.tree.map(add, state.gradient_sum, updates)
         pooled = state.statistics.merge(seen)
         micro_step = state.micro_step + 1
 
@@ -119,3 +123,7 @@ def multi_steps(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _accumulator(param: Any) -> jax.Array:
+    return jnp.zeros(jnp.shape(param), jnp.promote_types(jnp.result_type(param), jnp.float32))

@@ -43,8 +43,8 @@ def also(
     data, ``groups`` the indices of the batch). That and the choice of strength are explained at
     :func:`also_optax.reweight_by_also`.
 
-    Special cases: ``dual_learning_rate=0, optimism=0`` is ``optax.adamw``, to rounding; ``optimism=0`` is
-    descent-ascent.
+    Special cases: ``dual_learning_rate=0, optimism=0`` with `prior` equal to `group_frequencies` (or both None) is
+    ``optax.adamw``, to rounding; ``optimism=0`` without `lookahead` is descent-ascent.
 
     Args:
       learning_rate: of the model; a scalar or a schedule of optimizer steps.
@@ -62,7 +62,8 @@ def also(
       eps: Adam's epsilon.
       weight_decay: decoupled, as in ``optax.adamw`` (the authors' code: coupled, 1e-3).
       mask: which parameters decay, as in ``optax.adamw``.
-      optimizer: any transformation *before* the learning rate, such as ``optax.scale_by_lion()``, in Adam's place.
+      optimizer: any transformation *before* the learning rate, such as ``optax.scale_by_lion()``, in Adam's place,
+        whose settings are then ignored. A complete optimizer, such as ``optax.lion(1e-3)``, would go uphill.
       max_loss: losses above it are rejected; a scalar or a schedule.
       average_decay: of the group losses that :func:`also_optax.diagnostics` reports on; None keeps none.
       axis_name: the mapped axes that split the batch, inside ``shard_map``.
@@ -113,8 +114,8 @@ def also(
     ]
     if lookahead:
         primal = optax.chain(*inner, optax.scale_by_learning_rate(_at_half_speed(learning_rate)))
-        return _chain(rule, past_extragradient(primal, optimism))
-    return _chain(rule, optimistic_gradient(optimism), *inner, optax.scale_by_learning_rate(learning_rate))
+        return optax.chain(rule, past_extragradient(primal, optimism))
+    return optax.chain(rule, optimistic_gradient(optimism), *inner, optax.scale_by_learning_rate(learning_rate))
 
 
 def absgd(
@@ -145,7 +146,8 @@ def absgd(
       momentum: of SGD, in [0, 1); None or 0 is none.
       nesterov: whether the momentum is Nesterov's.
       weight_decay: outside the example weights, added to the gradient before the momentum, as in the paper.
-      optimizer: any transformation *before* the learning rate, in the momentum's place.
+      optimizer: any transformation *before* the learning rate, such as ``optax.scale_by_rms()``, in place of the
+        momentum, which is then ignored. A complete optimizer, such as ``optax.rmsprop(1e-3)``, would go uphill.
       max_log_ratio: when the moving average restarts; inf is the paper's recursion.
       max_loss: losses above it are rejected; a scalar or a schedule.
       axis_name: the mapped axes that split the batch, inside ``shard_map``.
@@ -170,7 +172,7 @@ def absgd(
     if optimizer is None:
         plain = momentum is None or is_static_zero(momentum)
         optimizer = optax.identity() if plain else optax.trace(decay=momentum, nesterov=nesterov)
-    return _chain(
+    return optax.chain(
         reweight_by_absgd(
             temperature,
             radius=radius,
@@ -241,7 +243,7 @@ def abadam(
         max_loss=max_loss,
         axis_name=axis_name,
     )
-    return _chain(rule, optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay))
+    return optax.chain(rule, optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay))
 
 
 def rgd(
@@ -259,7 +261,8 @@ def rgd(
       learning_rate: usually a little below that of plain training; a scalar or a schedule.
       clip: T, above 0, in units of the loss; a scalar or a schedule.
       divergence: one of ``kl``, ``chi2``, ``reverse_kl`` of :mod:`also_optax.divergences`, or your own ``Divergence``.
-      optimizer: any transformation *before* the learning rate, such as ``optax.scale_by_lion()``, in Adam's place.
+      optimizer: any transformation *before* the learning rate, such as ``optax.scale_by_lion()``, in Adam's place,
+        whose settings are then ignored. A complete optimizer, such as ``optax.lion(1e-3)``, would go uphill.
       max_loss: losses above it are rejected; a scalar or a schedule.
       axis_name: the mapped axes that split the batch, inside ``shard_map``.
 
@@ -280,15 +283,11 @@ def rgd(
       *Stochastic Re-weighted Gradient Descent via Distributionally Robust Optimization*,
       `arXiv 2306.09222 <https://arxiv.org/abs/2306.09222>`_, Algorithm 1.
     """
-    return _chain(
+    return optax.chain(
         reweight_by_rgd(clip, divergence, max_loss=max_loss, axis_name=axis_name),
         optax.scale_by_adam() if optimizer is None else optimizer,
         optax.scale_by_learning_rate(learning_rate),
     )
-
-
-def _chain(*transformations: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    return optax.with_extra_args_support(optax.chain(*transformations))
 
 
 def _at_half_speed(learning_rate: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:

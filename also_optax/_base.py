@@ -30,19 +30,18 @@ group_frequencies   [G]              q, the chance that a drawn example is of ea
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from also_optax._examples import Examples, as_examples
-from also_optax._hyperparams import values_at
+from also_optax._hyperparams import check_scalar, values_at
 
 AxisName = str | tuple[str, ...] | None
 
 
-@runtime_checkable
 class Statistics(Protocol):
     """What a rule keeps of some examples: enough to advance, small enough to send.
 
@@ -64,11 +63,10 @@ class Statistics(Protocol):
         """The statistics of the examples of all shards along mapped axes."""
 
 
-@runtime_checkable
 class RuleState(Protocol):
     """The state of a rule, which carries all that its weights need.
 
-    Any NamedTuple of arrays with these members is one. `advance` is only called with at least one example that counts.
+    Any NamedTuple of arrays with these members is one. What `advance` makes of a batch without examples is thrown away.
 
     Attributes:
       step: how often the adversary has moved, int scalar; the clock of its schedules.
@@ -148,13 +146,16 @@ class Sums(NamedTuple):
         return jax.lax.psum(self, axis_name)
 
 
+def is_rule_state(node: Any) -> bool:
+    """Whether a node of a tree is the state of a rule: a NamedTuple with the members of :class:`RuleState`."""
+    members = ("step", "rejected", "hyperparams", "num_groups", "observe", "advance", "weigh", "diagnostics")
+    return isinstance(node, tuple) and all(hasattr(type(node), member) for member in members)
+
+
 def counts(examples: Examples) -> tuple[jax.Array, jax.Array]:
     """How many examples count and how many are rejected, in the dtype of the statistics."""
     dtype = examples.losses.dtype
     return examples.valid.sum(dtype=dtype), examples.rejected.sum(dtype=dtype)
-
-
-State = TypeVar("State", bound=Any)
 
 
 def examples_for(state: RuleState, losses: Any, groups: Any, where: Any) -> Examples:
@@ -174,11 +175,14 @@ def rule_transformation(
       name: the public name, for messages.
       init: ``init(hyperparams, step)``, the state to start from; `hyperparams` are arrays by then.
       hyperparams: a NamedTuple of numbers, arrays, tracers or schedules of the adversary's step count.
-      axis_name: the mapped axes over which the batch is split, for use inside ``shard_map``.
+      axis_name: the mapped axes over which the batch is split, for use inside ``shard_map``. Statistics that are handed
+        to the update are taken as pooled already.
 
     Returns:
       A transformation whose update takes ``losses`` (with ``groups`` and ``where``) or ``statistics`` of them.
     """
+
+    check_scalar("max_loss", hyperparams.max_loss, "a number, not NaN", lambda v: v == v)
 
     def init_fn(params: optax.Params) -> Any:
         del params
@@ -197,8 +201,8 @@ def rule_transformation(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del params, extra_args
-        state = state._replace(hyperparams=values_at(hyperparams, state.step))
-        if statistics is None:
+        if statistics is None:  # otherwise they were made with the hyperparameters in the state, and so is the move
+            state = state._replace(hyperparams=values_at(hyperparams, state.step))
             if losses is None:
                 raise TypeError(
                     f"`{name}` needs the batch's `losses`: call `tx.update(grads, opt_state, params, **rw.extra_args)` "

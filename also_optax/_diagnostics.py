@@ -18,7 +18,7 @@ def diagnostics(opt_state: Any) -> dict[str, jax.Array]:
     ``effective_groups``  1 / sum(pi²): between 1 and G
     ``group_losses``      moving average of the adversary's gradient h, ``[G]``
     ``robust_value``      what the adversary maximises, at its weights: <pi, L> - tau·KL (ABSGD: lambda·log mean exp)
-    ``erm_value``         the same at weights of 1: the plain loss
+    ``erm_value``         <q, L>, the plain loss; not where groups are drawn from pi
     ``gap``               how far the adversary is from the worst case of those losses; 0 is a perfect answer
     ====================  ====================================================================================
 

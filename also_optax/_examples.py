@@ -6,10 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from also_optax._hyperparams import statistics_dtype
-
-LARGEST_LOSS = 1e30
-"""Statistics saturate at this magnitude, so that finite losses never add up to an infinite one."""
+from also_optax._hyperparams import LARGEST, statistics_dtype
 
 
 class Examples(NamedTuple):
@@ -73,6 +70,8 @@ def as_examples(
         groups = jnp.asarray(groups)
         if not jnp.issubdtype(groups.dtype, jnp.integer):
             raise TypeError(f"`groups` must be integer ids, got dtype {groups.dtype}.")
+        if groups.dtype.itemsize < 4:  # G itself may not fit into a narrow dtype, and would wrap
+            groups = groups.astype(jnp.int32)
         ids = _like_losses("groups", groups, losses)
         eligible &= ids >= 0
         if num_groups is not None:
@@ -83,7 +82,7 @@ def as_examples(
             "the index of each example)."
         )
     valid = eligible & acceptable
-    losses = jnp.where(valid, jnp.clip(losses, -LARGEST_LOSS, LARGEST_LOSS), 0)
+    losses = jnp.where(valid, jnp.clip(losses, -LARGEST, LARGEST), 0)
     return Examples(losses, groups, valid, eligible & ~acceptable)
 
 

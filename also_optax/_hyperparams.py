@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+LARGEST = 1e30
+"""Statistics saturate at this magnitude, so that sums of finite numbers stay finite in float32."""
+
 _Values = TypeVar("_Values", bound=tuple)
 
 
@@ -39,9 +42,9 @@ def check_scalar(name: str, value: Any, requirement: str, holds: Callable[[float
     """
     if callable(value) or isinstance(value, jax.core.Tracer):
         return
-    if value is None or isinstance(value, (str, bytes)):
-        raise TypeError(f"`{name}` must be {requirement}, got {value!r}.")
     array = np.asarray(value)
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
+        raise TypeError(f"`{name}` must be {requirement}, got {value!r}.")
     if array.ndim:
         raise ValueError(
             f"`{name}` must be a scalar, got shape {array.shape}. To train a grid of values, `jax.vmap` over it."
@@ -53,9 +56,9 @@ def check_scalar(name: str, value: Any, requirement: str, holds: Callable[[float
 def check_count(name: str, value: Any) -> None:
     """Raises unless `value` is a Python (or NumPy) integer of at least 1, since shapes depend on it."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(
-            f"`{name}` must be a Python int, got {value!r}. Under `optax.inject_hyperparams`, list it in `static_args`."
-        )
+        injected = isinstance(value, jax.Array)
+        hint = " Under `optax.inject_hyperparams`, list it in `static_args`." if injected else ""
+        raise TypeError(f"`{name}` must be a Python int, got {value!r}.{hint}")
     if value < 1:
         raise ValueError(f"`{name}` must be at least 1, got {value}.")
 

@@ -154,7 +154,7 @@ def _without(ahead: Any, params: Any) -> Any:
     def subtract(ahead: Any, params: Any) -> Any:
         return params if is_masked(ahead) else (params - ahead).astype(params.dtype)
 
-    held, looked = (jax.tree.structure(tree, is_leaf=is_masked) for tree in (params, ahead))
+    held, looked = (str(jax.tree.structure(tree, is_leaf=is_masked)) for tree in (params, ahead))
     if held != looked:
         raise ValueError(
             f"the look-ahead in `opt_state` is not of the tree of `params` (is it inside `optax.flatten`?): "

@@ -1,6 +1,5 @@
 """The read side: from any optimizer state and a batch of losses to weights, before the gradient is taken."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from also_optax._base import AxisName, Reweighted, RuleState, Statistics, examples_for
+from also_optax._base import AxisName, Reweighted, Statistics, examples_for, is_rule_state
 
 
 def find_rule_state(opt_state: Any) -> Any:
@@ -17,8 +16,7 @@ def find_rule_state(opt_state: Any) -> Any:
     Raises:
       ValueError: if there is none, or more than one.
     """
-    nodes = jax.tree.leaves(opt_state, is_leaf=_is_rule_state)
-    found = [node for node in nodes if _is_rule_state(node)]
+    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_rule_state) if is_rule_state(node)]
     if not found:
         raise ValueError(
             "found no rule state in `opt_state`: it must come from `also`, `absgd`, `abadam`, `rgd` or a chain with a "
@@ -26,9 +24,18 @@ def find_rule_state(opt_state: Any) -> Any:
         )
     if len(found) > 1:
         names = ", ".join(type(state).__name__ for state in found)
-        raise ValueError(f"found {len(found)} rule states in `opt_state` ({names}): it is open whose weights to use.")
+        raise ValueError(
+            f"found {len(found)} rule states in `opt_state` ({names}), and it is open whose weights to use. "
+            "Chain one rule with all the rest, outside of `optax.partition`."
+        )
     # nnx.Optimizer wraps every leaf in a Variable, and restored states hold NumPy arrays.
-    return jax.tree.map(jnp.asarray, found[0], is_leaf=lambda leaf: hasattr(leaf, "__jax_array__"))
+    state = jax.tree.map(jnp.asarray, found[0], is_leaf=lambda leaf: hasattr(leaf, "__jax_array__"))
+    if state.step.ndim:
+        raise ValueError(
+            f"the {type(state).__name__} in `opt_state` is a stack of shape {state.step.shape}: "
+            "call this under `jax.vmap`."
+        )
+    return state
 
 
 def reweight(
@@ -79,7 +86,7 @@ def reweight(
     """
     state = find_rule_state(opt_state)
     examples = examples_for(state, losses, groups, where)
-    given = statistics
+    given_statistics = statistics
     if statistics is None:
         statistics = _observe(state, examples, axis_name)
     weights = jnp.where(examples.valid, state.weigh(statistics, examples), 0)
@@ -90,8 +97,8 @@ def reweight(
     losses = jnp.asarray(losses)
     terms = jnp.where(examples.valid, weights * losses.astype(weights.dtype), 0)
     loss = terms.sum() / jnp.maximum(statistics.count, 1)
-    as_array = functools.partial(jax.tree.map, jnp.asarray)
-    return loss, Reweighted(jax.lax.stop_gradient(losses), weights, as_array(groups), as_array(where), given)
+    groups, where = (None if given is None else jnp.asarray(given) for given in (groups, where))
+    return loss, Reweighted(jax.lax.stop_gradient(losses), weights, groups, where, given_statistics)
 
 
 def example_weights(
@@ -164,15 +171,20 @@ def observe(
     return _observe(state, examples_for(state, losses, groups, where), axis_name)
 
 
-def merge(a: Statistics, b: Statistics) -> Statistics:
-    """The statistics of two batches together, as :func:`observe` would give of both at once.
+def merge(first: Statistics, *others: Statistics) -> Statistics:
+    """The statistics of several batches together, as :func:`observe` would give of all at once.
 
     Raises:
       TypeError: if they are statistics of different rules.
     """
-    if type(a) is not type(b):
-        raise TypeError(f"`merge` needs statistics of one rule, got {type(a).__name__} and {type(b).__name__}.")
-    return a.merge(b)
+    merged = first
+    for other in others:
+        if type(first) is not type(other):
+            raise TypeError(
+                f"`merge` needs statistics of one rule, got {type(first).__name__} and {type(other).__name__}."
+            )
+        merged = merged.merge(other)
+    return merged
 
 
 def value_and_grad(
@@ -183,11 +195,12 @@ def value_and_grad(
     Args:
       per_example_loss: ``per_example_loss(params, *args) -> losses`` of shape ``[B]`` or ``[B, ...]``, or
         ``(losses, aux)``.
-      argnums: which of ``(params, *args)`` to differentiate.
+      argnums: which of ``(params, *args)`` to differentiate; the optimizer's state is not counted.
       has_aux: whether `per_example_loss` returns ``(losses, aux)``.
 
     Returns:
-      ``fn(params, opt_state, *args, groups=None, where=None, axis_name=None, statistics=None)``, which returns
+      ``fn(params, opt_state, *args, groups=None, where=None, axis_name=None, statistics=None, **kwargs)``, which hands
+      other keywords on to `per_example_loss` and returns
       ``((loss, rw), grads)``, or ``((loss, (rw, aux)), grads)`` with `has_aux`. Loss and ``rw`` are those of
       :func:`reweight`.
 
@@ -201,14 +214,6 @@ def value_and_grad(
       [1.    1.649 1.649]
     """
 
-    def reweighted(
-        args: tuple[Any, ...], opt_state: Any, groups: Any, where: Any, axis_name: AxisName, statistics: Any
-    ) -> tuple[jax.Array, Any]:
-        output = per_example_loss(*args)
-        losses, *aux = output if has_aux else (output,)
-        loss, rw = reweight(opt_state, losses, groups, where=where, axis_name=axis_name, statistics=statistics)
-        return loss, (rw, *aux) if has_aux else rw
-
     def fn(
         params: Any,
         opt_state: Any,
@@ -217,19 +222,24 @@ def value_and_grad(
         where: ArrayLike | None = None,
         axis_name: AxisName = None,
         statistics: Statistics | None = None,
+        **kwargs: Any,
     ) -> tuple[tuple[jax.Array, Any], Any]:
-        def of_args(*args: Any) -> tuple[jax.Array, Any]:
-            return reweighted(args, opt_state, groups, where, axis_name, statistics)
+        def loss_fn(*args: Any) -> tuple[jax.Array, Any]:
+            output = per_example_loss(*args, **kwargs)
+            if isinstance(output, tuple) != has_aux or (has_aux and len(output) != 2):
+                expected = (
+                    "a pair (losses, aux), because `has_aux=True`" if has_aux else "losses alone; is it `has_aux`?"
+                )
+                raise TypeError(f"`per_example_loss` must return {expected}")
+            losses, *aux = output if has_aux else (output,)
+            loss, rw = reweight(opt_state, losses, groups, where=where, axis_name=axis_name, statistics=statistics)
+            return loss, (rw, *aux) if has_aux else rw
 
-        return jax.value_and_grad(of_args, argnums, has_aux=True)(params, *args)
+        return jax.value_and_grad(loss_fn, argnums, has_aux=True)(params, *args)
 
     return fn
 
 
-def _observe(state: RuleState, examples: Any, axis_name: AxisName) -> Any:
+def _observe(state: Any, examples: Any, axis_name: AxisName) -> Any:
     statistics = state.observe(examples)
     return statistics if axis_name is None else statistics.pool(axis_name)
-
-
-def _is_rule_state(node: Any) -> bool:
-    return isinstance(node, tuple) and isinstance(node, RuleState)

@@ -11,13 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from also_optax._examples import LARGEST_LOSS
-from also_optax._hyperparams import statistics_dtype
+from also_optax._hyperparams import LARGEST, statistics_dtype
 
 
-def log_simplex(name: str, values: Any, size: int, *, zeros: bool) -> jax.Array:
+def log_simplex(name: str, values: Any, size: int, *, zeros: bool) -> ArrayLike:
     """Log of `values` normalised to sum 1, ``[size]``; None is uniform: the scalar ``-log(size)``.
+
+    Concrete values are worked out in NumPy: an optimizer can be made before JAX's devices are, and the range and the
+    precision are those of float64.
 
     Args:
       name: the argument's name, for messages.
@@ -29,15 +32,19 @@ def log_simplex(name: str, values: Any, size: int, *, zeros: bool) -> jax.Array:
       ValueError: if the shape or a value is wrong (values only where they are concrete).
     """
     if values is None:
-        return jnp.array(-np.log(size), dtype=statistics_dtype())
+        return -np.log(size)
     if np.shape(values) != (size,):
         raise ValueError(f"`{name}` must have one entry per group, shape ({size},), got shape {np.shape(values)}.")
-    if not isinstance(values, jax.core.Tracer):
-        lowest, highest = np.min(np.asarray(values)), np.max(np.asarray(values))
-        if not (np.isfinite(highest) and (lowest >= 0 if zeros else lowest > 0) and highest > 0):
-            requirement = "not negative and not all zero" if zeros else "positive"
-            raise ValueError(f"`{name}` must be finite, {requirement}, got values from {lowest} to {highest}.")
-    return jax.nn.log_softmax(jnp.log(jnp.asarray(values, dtype=statistics_dtype())))
+    if isinstance(values, jax.core.Tracer):
+        return jax.nn.log_softmax(jnp.log(values.astype(statistics_dtype())))
+    values = np.asarray(values, dtype=np.float64)
+    lowest, highest = values.min(), values.max()
+    if not (np.isfinite(highest) and (lowest >= 0 if zeros else lowest > 0) and highest > 0):
+        requirement = "not negative and not all zero" if zeros else "positive"
+        raise ValueError(f"`{name}` must be finite, {requirement}, got values from {lowest} to {highest}.")
+    scaled = values / highest
+    with np.errstate(divide="ignore"):
+        return np.log(scaled) - np.log(scaled.sum())
 
 
 def log_weights(log_prior: jax.Array, tilt: jax.Array, log_normalizer: jax.Array) -> jax.Array:
@@ -67,8 +74,19 @@ def prox_step(tilt: jax.Array, ascent: jax.Array, pull: jax.Array) -> jax.Array:
 
 def kl_from_prior(log_prior: jax.Array, tilt: jax.Array, log_normalizer: jax.Array) -> jax.Array:
     """KL(pi ‖ prior), a scalar of at least 0; a prior of zero adds nothing."""
-    pi = jnp.exp(log_weights(log_prior, tilt, log_normalizer))
-    return jnp.maximum(jnp.sum(pi * (tilt - log_normalizer)), 0)
+    return _kl_divergence(tilt - log_normalizer, log_prior)
+
+
+def _kl_divergence(log_ratio: jax.Array, log_q: jax.Array) -> jax.Array:
+    """KL(p ‖ q) from log(p/q) and log q, as a sum of terms that are each at least 0, so that none cancel.
+
+    With r = log(p/q) and both normalised, KL = sum of q (r e^r - expm1(r)).
+    """
+    q = jnp.exp(log_q)
+    near = jnp.minimum(log_ratio, 1)
+    small = q * (near * jnp.exp(near) - jnp.expm1(near))
+    large = jnp.exp(jnp.minimum(log_q + log_ratio, 0)) * (log_ratio - 1) + q
+    return jnp.sum(jnp.maximum(jnp.where(log_ratio < 1, small, large), 0))
 
 
 def adversary_gap(
@@ -90,9 +108,10 @@ def adversary_gap(
     pi = jnp.exp(log_weights(log_prior, tilt, log_normalizer))
     worst = jnp.max(jnp.where(jnp.isneginf(log_prior), -jnp.inf, losses))
     safe_penalty = jnp.where(penalty > 0, penalty, 1)
-    best = jnp.maximum((losses - worst) / safe_penalty, -LARGEST_LOSS)
+    best = jnp.maximum((losses - worst) / safe_penalty, -LARGEST)
     best = jnp.where(jnp.isneginf(log_prior), 0, best)
-    log_ratio = (tilt - log_normalizer) - (best - log_partition(log_prior, best))
-    penalised = safe_penalty * jnp.sum(pi * log_ratio)
-    plain = worst - jnp.sum(pi * losses)
+    best_normalizer = log_partition(log_prior, best)
+    log_ratio = (tilt - log_normalizer) - (best - best_normalizer)
+    penalised = safe_penalty * _kl_divergence(log_ratio, log_weights(log_prior, best, best_normalizer))
+    plain = jnp.sum(pi * (worst - losses))
     return jnp.maximum(jnp.where(penalty > 0, penalised, plain), 0)

@@ -29,6 +29,8 @@ class Divergence(NamedTuple):
 
     Attributes:
       weight_fn: ``weight_fn(losses, clip)``, the weights of `losses` of any shape, where `clip` is a scalar above 0.
+        Define it once, at the top of a module: it is part of the state's type, which two optimizers share only if they
+        share the function, and which can be pickled only if the function can.
     """
 
     weight_fn: Callable[[jax.Array, jax.Array], jax.Array]
@@ -43,7 +45,7 @@ def _chi2_weights(losses: jax.Array, clip: jax.Array) -> jax.Array:
 
 
 def _reverse_kl_weights(losses: jax.Array, clip: jax.Array) -> jax.Array:
-    return 1 / (1 - jnp.clip(losses, 0, clip) / (clip + 1))
+    return (clip + 1) / ((clip - jnp.clip(losses, 0, clip)) + 1)
 
 
 kl = Divergence(_kl_weights)

@@ -14,7 +14,8 @@ from benchmarks import imbalance, report
 from benchmarks.data import LOADERS, DataError
 from benchmarks.methods import METHODS
 
-RESULTS = Path(__file__).parent / "results"
+RUNS = Path("runs")
+COMMITTED = Path(__file__).parent / "results"
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,12 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     job.add_argument("--data", choices=LOADERS, default="digits", help="default: %(default)s")
     job.add_argument("--methods", type=_names, default=list(METHODS), metavar="A,B", help=f"of {', '.join(METHODS)}")
-    job.add_argument("--seeds", type=_count, help="how many (default: 5; 3 for fashion-mnist)")
+    job.add_argument("--seeds", type=_count, help="how many (default: 10; 5 for mnist-5k, 3 for fashion-mnist)")
     job.add_argument("--uc", type=_factors, metavar="5,10", help="how many times fewer odd examples")
     job.add_argument("--steps", type=_count, help="of the optimizer")
     job.add_argument("--smoke", action="store_true", help="everything, tiny; into a temporary folder unless --out")
     job.add_argument("--fresh", action="store_true", help="train again what is there already")
-    job.add_argument("--out", type=Path, help="folder of results (default: benchmarks/results)")
+    job.add_argument("--out", type=Path, help="folder of results (default: runs, here)")
     again = commands.add_parser("report", help="make tables and pictures again, from the results files alone")
     again.add_argument("--out", type=Path, help="folder of results (default: benchmarks/results)")
     return parser
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         if options.command == "report":
-            return _report(options.out or RESULTS, console)
+            return _report(options.out or COMMITTED, console)
         return _imbalance(options, console)
     except (DataError, report.NoResultsError) as error:
         Console(stderr=True).print(str(error), style="red", markup=False)
@@ -85,7 +86,7 @@ def _imbalance(options: argparse.Namespace, console: Console) -> int:
         protocol = imbalance.smoke(protocol)
     asked = {name: getattr(options, name) for name in ("seeds", "uc", "steps")}
     protocol = replace(protocol, **{name: value for name, value in asked.items() if value is not None})
-    out = options.out or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if options.smoke else RESULTS)
+    out = options.out or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if options.smoke else RUNS)
     file = imbalance.run(protocol, options.methods, out, fresh=options.fresh, console=console)
     report.make(file, console, imbalance.study_of(protocol))
     return 0

@@ -10,7 +10,7 @@ from flax import linen as nn
 class MLP(nn.Module):
     """One hidden layer on flat images."""
 
-    width: int = 64
+    width: int = 32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -131,3 +131,30 @@ def test_missing_losses_are_an_error():
     tx = also_optax.multi_steps(also_optax.rgd(0.1), 2)
     with pytest.raises(TypeError, match="needs each micro-batch's `losses`"):
         tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2))
+
+
+def test_a_temperature_scheduled_by_inject_hyperparams_switches_without_a_spike():
+    """The statistics were made with the state's temperature, so the move is too."""
+    losses = jnp.full(4, 4.5)
+    schedule = optax.join_schedules([optax.constant_schedule(jnp.inf), optax.constant_schedule(0.5)], [3])
+
+    def mean_weights(wrap):
+        tx = wrap(optax.inject_hyperparams(also_optax.reweight_by_absgd)(schedule, averaging_rate=0.5))
+        state, weights = tx.init(jnp.zeros(1)), []
+        for _ in range(7):
+            _, rw = also_optax.reweight(state, losses)
+            weights.append(rw.weights.mean())
+            _, state = tx.update(jnp.zeros(1), state, jnp.zeros(1), **rw.extra_args)
+        return np.stack(weights)
+
+    np.testing.assert_allclose(mean_weights(lambda tx: tx), 1, rtol=1e-6)
+    np.testing.assert_allclose(mean_weights(lambda tx: also_optax.multi_steps(tx, 1)), 1, rtol=1e-6)
+
+
+def test_a_micro_batch_of_padding_does_not_poison_the_others():
+    tx = also_optax.multi_steps(optax.chain(also_optax.reweight_by_rgd(), optax.sgd(1.0)), 2)
+    params = jnp.zeros(2)
+    opt_state = tx.init(params)
+    _, opt_state = tx.update(jnp.full(2, jnp.nan), opt_state, params, losses=jnp.ones(3), where=jnp.zeros(3, bool))
+    updates, _ = tx.update(jnp.array([1.0, 2.0]), opt_state, params, losses=jnp.ones(3))
+    np.testing.assert_allclose(updates, [-1.0, -2.0], rtol=1e-6)

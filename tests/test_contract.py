@@ -1,6 +1,7 @@
 """What every rule and every ready-made optimizer promises: one row each, the same tests for all."""
 
 import functools
+import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -223,6 +224,14 @@ def test_an_id_beyond_the_groups_has_no_part_and_is_counted(name):
     _, dirty = tx.update(None, state, losses=losses, groups=groups)
     _, clean = tx.update(None, state, losses=losses[:2], groups=groups[:2])
     assert_same(dirty, clean._replace(rejected=clean.rejected + 1))
+
+
+@pytest.mark.parametrize(("dtype", "num_groups"), [("uint8", 300), ("uint8", 256), ("int8", 200), ("uint16", 70_000)])
+def test_ids_of_a_narrow_dtype_count_though_the_number_of_groups_does_not_fit_it(dtype, num_groups):
+    state = also_optax.reweight_by_also(num_groups).init(None)
+    ids = np.array([0, 100, 127, np.iinfo(dtype).max], dtype)
+    weights = also_optax.example_weights(state, jnp.ones(4), ids)
+    assert (weights == 1).all()
 
 
 @rules
@@ -486,9 +495,10 @@ def test_checkpoints_keep_the_adversary(row, tmp_path):
         checkpointer.save(tmp_path / "state", opt_state)
         checkpointer.wait_until_finished()
         restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(lambda: opt_state))
+    pickled = pickle.loads(pickle.dumps(opt_state))
     losses, groups = jnp.array([0.5, 1.5, 3.0]), jnp.array([0, 1, 2])
     expected = also_optax.example_weights(opt_state, losses, groups)
-    for state in (from_bytes, restored):
+    for state in (from_bytes, restored, pickled):
         assert (also_optax.example_weights(state, losses, groups) == expected).all()
 
 

@@ -1,5 +1,9 @@
 """Finding the rule, and what the read side returns."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +87,7 @@ def test_group_weights_of_a_rule_without_groups_is_an_error_that_names_it(make):
 def test_statistics_of_two_rules_do_not_merge():
     losses, groups = jnp.ones(2), jnp.zeros(2, int)
     states = also_optax.reweight_by_absgd(1.0).init(None), also_optax.reweight_by_rgd().init(None)
-    with pytest.raises(TypeError, match="statistics of one rule, got LogSumExp and Sums"):
+    with pytest.raises(TypeError, match="statistics of one rule, got LogMeanExp and Sums"):
         also_optax.merge(*(also_optax.observe(state, losses, groups) for state in states))
 
 
@@ -99,3 +103,60 @@ def test_any_named_tuple_with_the_members_of_a_rule_is_one():
     state = Doubled(*also_optax.reweight_by_rgd().init(None))
     loss, _ = also_optax.reweight((optax.EmptyState(), state), jnp.array([1.0, 3.0]))
     assert loss == 4
+
+
+def test_several_statistics_merge_at_once():
+    state = also_optax.reweight_by_absgd(2.0).init(None)
+    parts = [jnp.array([0.5, 4.0]), jnp.array([-1.0]), jnp.array([3.0, 0.1, 9.0])]
+    merged = also_optax.merge(*(also_optax.observe(state, part) for part in parts))
+    together = also_optax.observe(state, jnp.concatenate(parts))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), merged, together)
+
+
+def test_a_stacked_state_asks_for_vmap():
+    states = jax.vmap(lambda rate: also_optax.also(1e-3, 3, dual_learning_rate=rate).init(None))(jnp.ones(3))
+    with pytest.raises(
+        ValueError, match=r"AlsoState in `opt_state` is a stack of shape \(3,\): call this under `jax.vmap`"
+    ):
+        also_optax.group_weights(states)
+    assert jax.vmap(also_optax.group_weights)(states).shape == (3, 3)
+
+
+def test_value_and_grad_hands_keywords_on():
+    opt_state = also_optax.rgd(1e-3).init(None)
+    fn = also_optax.value_and_grad(lambda params, x, scale: params * x * scale)
+    (loss, _), _ = fn(jnp.array(0.5), opt_state, jnp.array([1.0, 1.0]), scale=2.0)
+    np.testing.assert_allclose(loss, np.exp(0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("output", "has_aux", "message"),
+    [
+        (lambda x: (x, {}), False, "must return losses alone; is it `has_aux`"),
+        (lambda x: x, True, r"must return a pair \(losses, aux\)"),
+        (lambda x: (x, {}, {}), True, r"must return a pair \(losses, aux\)"),
+    ],
+)
+def test_value_and_grad_says_what_the_loss_must_return(output, has_aux, message):
+    opt_state = also_optax.rgd(1e-3).init(None)
+    with pytest.raises(TypeError, match=message):
+        also_optax.value_and_grad(output, has_aux=has_aux)(jnp.ones(2), opt_state)
+
+
+def test_lists_and_arrays_of_numpy_are_batches_too():
+    opt_state = also_optax.also(1e-3, 2).init(None)
+    _, rw = also_optax.reweight(opt_state, np.array([1.0, 2.0], np.float32), [0, 1], where=[True, False])
+    assert rw.groups.shape == rw.where.shape == (2,) and rw.weights.tolist() == [1, 0]
+
+
+def test_optimizers_can_be_made_before_the_devices_are():
+    """As jax.distributed.initialize asks of everything that comes before it."""
+    script = """
+import also_optax, jax, optax
+also_optax.also(0.1, 2, prior=[1, 2], group_frequencies=[1, 2], lookahead=True)
+also_optax.multi_steps(also_optax.absgd(0.1, temperature=1.0), 2), also_optax.abadam(0.1, temperature=1.0)
+also_optax.rgd(0.1), also_optax.past_extragradient(optax.sgd(0.1))
+jax.config.update("jax_num_cpu_devices", 3)
+assert jax.device_count() == 3
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120, env=os.environ | {"JAX_PLATFORMS": "cpu"})

@@ -12,12 +12,14 @@ The dual of KL-penalised DRO (arXiv 2012.06951, eq. 2 and Algorithm 1),
 .. math:: \nu_{t+1} = \mathrm{logaddexp}(\log(1 - \gamma) + \nu_t,\; \log\gamma + m_t), \qquad
           m_t = \mathrm{logmeanexp}(\ell/\lambda), \qquad w_b = \exp(\ell_b/\lambda - \nu_{t+1})
 
-and the state holds :math:`\lambda\nu`, the moving average in units of the loss, which is what stays put when a schedule
-moves :math:`\lambda`. Deviations, each for a fault of the published code:
+The state holds :math:`\lambda\nu`, the moving average in units of the loss, which is what stays put when a schedule
+moves :math:`\lambda`. A batch is kept as its *peak* (the loss of the largest :math:`\ell/\lambda`) and the sum of
+:math:`\mathrm{expm1}((\ell - \mathrm{peak})/\lambda)`, exact for the smallest and the largest :math:`|\lambda|` alike.
+Deviations, each for a fault of the published code:
 
 - It starts at :math:`s_0 = 0`, so its first weights are :math:`1/\gamma` too large. Here the first visit sets
   :math:`\nu = m` (mean weight exactly 1); so does the step after plain training, :math:`|\lambda| = \infty`.
-- It overflows past :math:`\ell/\lambda = 88` and is silent ever after. Here all is in logs, and saturates.
+- It overflows past :math:`\ell/\lambda = 88` and is silent ever after. Here all is in logs, relative to the peak.
 - One absurd loss would starve all steps until :math:`\nu` has fallen, by only :math:`-\log(1-\gamma)` each. Here the
   average restarts at :math:`m` where it exceeds it by more than ``max_log_ratio``.
 """
@@ -30,8 +32,8 @@ import optax
 from jax.typing import ArrayLike
 
 from also_optax._base import AxisName, counts, rule_transformation
-from also_optax._examples import LARGEST_LOSS, Examples
-from also_optax._hyperparams import check_scalar, statistics_dtype
+from also_optax._examples import Examples
+from also_optax._hyperparams import LARGEST, check_scalar, statistics_dtype
 
 
 class AbsgdHyperparams(NamedTuple):
@@ -43,32 +45,53 @@ class AbsgdHyperparams(NamedTuple):
     max_loss: Any
 
 
-class LogSumExp(NamedTuple):
+class LogMeanExp(NamedTuple):
     """Statistics of :func:`reweight_by_absgd`.
 
     Attributes:
       count: how many examples counted, scalar.
       rejected: how many could not be used, scalar.
-      log_sum_exp: log of the sum of exp(loss/temperature), scalar; minus infinity without examples.
+      temperature: lambda, by which they were made.
+      peak: the loss of the largest loss/temperature, scalar; 0 without examples.
+      excess: sum of expm1((loss - peak)/temperature), scalar, between -count and 0.
     """
 
     count: jax.Array  # type: ignore[assignment]  # tuple.count, which nobody needs here
     rejected: jax.Array
-    log_sum_exp: jax.Array
+    temperature: jax.Array
+    peak: jax.Array
+    excess: jax.Array
 
-    def merge(self, other: "LogSumExp") -> "LogSumExp":
+    def merge(self, other: "LogMeanExp") -> "LogMeanExp":
         """Of both sets of examples together."""
-        log_sum_exp = jnp.logaddexp(self.log_sum_exp, other.log_sum_exp)
-        return LogSumExp(self.count + other.count, self.rejected + other.rejected, log_sum_exp)
-
-    def pool(self, axis_name: str | tuple[str, ...]) -> "LogSumExp":
-        """Of all shards."""
-        largest = jax.lax.pmax(self.log_sum_exp, axis_name)
-        shift = jnp.maximum(largest, -LARGEST_LOSS)
-        count, rejected, scaled = jax.lax.psum(
-            (self.count, self.rejected, jnp.exp(self.log_sum_exp - shift)), axis_name
+        peak = jnp.where(self._order() >= other._order(), self.peak, other.peak)
+        return LogMeanExp(
+            self.count + other.count,
+            self.rejected + other.rejected,
+            jnp.where(self.count > 0, self.temperature, other.temperature),
+            peak,
+            self._excess_over(peak) + other._excess_over(peak),
         )
-        return LogSumExp(count, rejected, jnp.log(scaled) + shift)
+
+    def pool(self, axis_name: str | tuple[str, ...]) -> "LogMeanExp":
+        """Of all shards."""
+        highest = jax.lax.pmax(self._order(), axis_name)
+        peak = jnp.where(jnp.isneginf(highest), 0, highest * _sign(self.temperature))
+        count, rejected, excess = jax.lax.psum((self.count, self.rejected, self._excess_over(peak)), axis_name)
+        return LogMeanExp(count, rejected, self.temperature, peak, excess)
+
+    def log_mean(self) -> jax.Array:
+        """log of the mean of exp((loss - peak)/temperature), at most 0."""
+        return jnp.log1p(self.excess / jnp.maximum(self.count, 1))
+
+    def _order(self) -> jax.Array:
+        """What the peak is the largest of; minus infinity without examples."""
+        return jnp.where(self.count > 0, self.peak * _sign(self.temperature), -jnp.inf)
+
+    def _excess_over(self, peak: jax.Array) -> jax.Array:
+        """`excess` relative to a peak at least as high."""
+        shift = jnp.where(self.count > 0, _scaled(self.peak, peak, self.temperature), 0)
+        return self.excess * jnp.exp(shift) + self.count * jnp.expm1(shift)
 
 
 class AbsgdState(NamedTuple):
@@ -92,45 +115,52 @@ class AbsgdState(NamedTuple):
     def num_groups(self) -> None:
         """ABSGD has no groups."""
 
-    def observe(self, examples: Examples) -> LogSumExp:
-        """The log-sum-exp of the scaled losses."""
-        scaled = jnp.where(examples.valid, _scale(examples.losses, self.hyperparams.temperature), -jnp.inf)
-        return LogSumExp(*counts(examples), _logsumexp(scaled))
+    def observe(self, examples: Examples) -> LogMeanExp:
+        """The peak of the losses and what they add up to below it."""
+        temperature = self.hyperparams.temperature
+        sign = _sign(temperature)
+        count, rejected = counts(examples)
+        highest = jnp.max(jnp.where(examples.valid, examples.losses * sign, -jnp.inf), initial=-jnp.inf)
+        peak = jnp.where(count > 0, highest * sign, 0)
+        excess = jnp.where(examples.valid, jnp.expm1(_scaled(examples.losses, peak, temperature)), 0)
+        return LogMeanExp(count, rejected, temperature, peak, excess.sum())
 
-    def advance(self, statistics: LogSumExp) -> "AbsgdState":
+    def advance(self, statistics: LogMeanExp) -> "AbsgdState":
         """The moving average after the batch."""
         temperature = self.hyperparams.temperature
         plain = jnp.isinf(temperature)
-        robust_value = self._next_log_mean(statistics) * jnp.where(plain, 0, temperature)
+        robust_value = statistics.peak + jnp.where(plain, 0, temperature) * self._next_log_mean(statistics)
         return self._replace(
             averaged=jnp.where(plain, 0, self.averaged + 1),
-            robust_value=jnp.clip(robust_value, -LARGEST_LOSS, LARGEST_LOSS),
+            robust_value=jnp.where(plain, 0, jnp.clip(robust_value, -LARGEST, LARGEST)),
         )
 
-    def weigh(self, statistics: LogSumExp, examples: Examples) -> jax.Array:
+    def weigh(self, statistics: LogMeanExp, examples: Examples) -> jax.Array:
         """exp(loss/lambda - nu), nu the moving average that has seen the batch already."""
-        log_weights = _scale(examples.losses, self.hyperparams.temperature) - self._next_log_mean(statistics)
-        return jnp.exp(jnp.where(examples.valid, log_weights, -jnp.inf))
+        scaled = _scaled(examples.losses, statistics.peak, self.hyperparams.temperature)
+        return jnp.exp(jnp.where(examples.valid, scaled - self._next_log_mean(statistics), -jnp.inf))
 
     def diagnostics(self) -> dict[str, jax.Array]:
         """`robust_value` is 0 until the first visit at a finite temperature."""
         return {"rejected": self.rejected, "robust_value": self.robust_value}
 
-    def _next_log_mean(self, statistics: LogSumExp) -> jax.Array:
-        """nu of the module docstring, after the batch."""
-        batch = jnp.maximum(statistics.log_sum_exp, -LARGEST_LOSS) - jnp.log(jnp.maximum(statistics.count, 1))
-        before = _scale(self.robust_value, self.hyperparams.temperature)
+    def _next_log_mean(self, statistics: LogMeanExp) -> jax.Array:
+        """nu of the module docstring after the batch, less peak/lambda."""
+        batch = statistics.log_mean()
+        before = _scaled(self.robust_value, statistics.peak, self.hyperparams.temperature)
+        ratio = jnp.clip(before - batch, -LARGEST, LARGEST)
         rate = self.hyperparams.averaging_rate
-        averaged = jnp.logaddexp(jnp.log1p(-rate) + before, jnp.log(rate) + batch)
-        restarts = (self.averaged == 0) | (before - batch > self.hyperparams.max_log_ratio)
-        return jnp.where(restarts, batch, averaged)
+        rise = jnp.logaddexp(jnp.log1p(-rate) + ratio, jnp.log(rate))
+        fall = jnp.log1p((1 - rate) * jnp.expm1(jnp.minimum(ratio, 0)))
+        restarts = (self.averaged == 0) | (ratio > self.hyperparams.max_log_ratio)
+        return batch + jnp.where(restarts, 0, jnp.where(ratio > 0, rise, fall))
 
 
 def reweight_by_absgd(
     temperature: optax.ScalarOrSchedule | None = None,
+    averaging_rate: optax.ScalarOrSchedule = 0.9,
     *,
     radius: ArrayLike | None = None,
-    averaging_rate: optax.ScalarOrSchedule = 0.9,
     max_log_ratio: optax.ScalarOrSchedule = 10.0,
     max_loss: optax.ScalarOrSchedule = jnp.inf,
     axis_name: AxisName = None,
@@ -148,6 +178,8 @@ def reweight_by_absgd(
       >>> import jax.numpy as jnp, optax, also_optax
       >>> two_stages = optax.join_schedules([optax.constant_schedule(jnp.inf), optax.constant_schedule(5.0)], [800])
       >>> tx = also_optax.reweight_by_absgd(two_stages)
+
+    (Not ``optax.linear_schedule(jnp.inf, ...)``: what lies between infinity and a number is NaN.)
 
     Args:
       temperature: lambda, not 0; a scalar or a schedule of the rule's steps, which may change but not cross 0. In units
@@ -183,7 +215,6 @@ def reweight_by_absgd(
     check_scalar("temperature", temperature, "a number other than 0 (inf: plain training)", lambda v: v != 0 and v == v)
     check_scalar("averaging_rate", averaging_rate, "in (0, 1]", lambda v: 0 < v <= 1)
     check_scalar("max_log_ratio", max_log_ratio, "above 0", lambda v: v > 0)
-    check_scalar("max_loss", max_loss, "a number, not NaN", lambda v: v == v)
 
     def init(hyperparams: AbsgdHyperparams, step: jax.Array) -> AbsgdState:
         return AbsgdState(
@@ -198,14 +229,11 @@ def reweight_by_absgd(
     return rule_transformation("reweight_by_absgd", init, hyperparams, axis_name)
 
 
-def _scale(losses: jax.Array, temperature: jax.Array) -> jax.Array:
-    """losses/temperature, saturated; 0 at an infinite temperature."""
-    safe = jnp.where(temperature == 0, jnp.finfo(losses.dtype).tiny, temperature)
-    return jnp.clip(losses / safe, -LARGEST_LOSS, LARGEST_LOSS)
+def _sign(temperature: jax.Array) -> jax.Array:
+    return jnp.where(temperature < 0, -1, 1).astype(temperature.dtype)
 
 
-def _logsumexp(values: jax.Array) -> jax.Array:
-    """logsumexp of an array of any shape; minus infinity of one without entries."""
-    if values.size == 0:
-        return jnp.array(-jnp.inf, values.dtype)
-    return jax.nn.logsumexp(values)
+def _scaled(losses: jax.Array, peak: jax.Array, temperature: jax.Array) -> jax.Array:
+    """(losses - peak)/temperature, saturated; 0 at an infinite temperature."""
+    nonzero = jnp.where(temperature == 0, jnp.finfo(losses.dtype).tiny, temperature)
+    return jnp.clip((losses - peak) / nonzero, -LARGEST, LARGEST)

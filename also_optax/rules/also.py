@@ -27,13 +27,14 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
 from also_optax import _groups, _simplex
 from also_optax._base import AxisName, Sums, counts, rule_transformation
-from also_optax._examples import LARGEST_LOSS, Examples, expand_like
-from also_optax._hyperparams import check_count, check_scalar, is_static_zero, statistics_dtype
+from also_optax._examples import Examples, expand_like
+from also_optax._hyperparams import LARGEST, check_count, check_scalar, is_static_zero, statistics_dtype
 
 LARGEST_LOG = 85.0
 """exp of it is still finite in float32."""
@@ -132,13 +133,15 @@ class AlsoState(NamedTuple):
         steps = jnp.maximum(self.step, 1)
         losses = self.average_losses / (1 - self.hyperparams.average_decay**steps)
         penalty = self.hyperparams.kl_penalty
-        frequencies = jnp.exp(self._log_frequencies_or_pi())
-        return found | {
+        found |= {
             "group_losses": losses,
             "robust_value": jnp.sum(pi * losses) - penalty * kl,
-            "erm_value": jnp.sum(jnp.broadcast_to(frequencies, losses.shape) * losses),
             "gap": _simplex.adversary_gap(self.log_prior, self.tilt, self.log_normalizer, losses, penalty),
         }
+        if self.log_frequencies is not None:
+            frequencies = jnp.broadcast_to(jnp.exp(self.log_frequencies), losses.shape)
+            found["erm_value"] = jnp.sum(frequencies * losses)
+        return found
 
     def _log_frequencies_or_pi(self) -> jax.Array:
         if self.log_frequencies is None:
@@ -150,19 +153,19 @@ class AlsoState(NamedTuple):
         assert statistics.losses is not None  # noqa: S101 (observe has summed them)
         means = statistics.losses / jnp.maximum(statistics.count, 1)
         inverse = jnp.exp(jnp.minimum(-self._log_frequencies_or_pi(), LARGEST_LOG))
-        return jnp.clip(means * inverse, -LARGEST_LOSS, LARGEST_LOSS)
+        return jnp.clip(means * inverse, -LARGEST, LARGEST)
 
     def _momentum(self, dual_gradient: jax.Array) -> jax.Array:
         """d of the module docstring; without a previous gradient (descent-ascent, look-ahead) h itself."""
         if self.previous_dual_gradient is None:
             return dual_gradient
         previous = jnp.where(self.step == 0, dual_gradient, self.previous_dual_gradient)
-        return dual_gradient + self.hyperparams.optimism * (dual_gradient - previous)
+        return jnp.clip(dual_gradient + self.hyperparams.optimism * (dual_gradient - previous), -LARGEST, LARGEST)
 
     def _prox(self, ascent_direction: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(tilt, log_normalizer) after a prox step; the old normaliser is taken off, which keeps the tilt centred."""
         step_size, penalty = self.hyperparams.dual_learning_rate, self.hyperparams.kl_penalty
-        ascent = jnp.clip(step_size * ascent_direction, -LARGEST_LOSS, LARGEST_LOSS)
+        ascent = jnp.clip(step_size * ascent_direction, -LARGEST, LARGEST)
         tilt = _simplex.prox_step(self.tilt - self.log_normalizer, ascent, step_size * penalty)
         return tilt, _simplex.log_partition(self.log_prior, tilt)
 
@@ -194,10 +197,12 @@ def reweight_by_also(
     ``dual_learning_rate`` and ``kl_penalty``, which are the authors', they move for about 1e5 steps before they meet
     that pull, and until then the length of training is the strength. For a strength of your choice set ``kl_penalty``
     near the spread of the group losses, and ``dual_learning_rate`` so that ``1 / (dual_learning_rate * kl_penalty)``
-    steps are a small part of training.
+    steps are a small part of training. In float32 a pull of ``dual_learning_rate * kl_penalty`` below 1e-7 is lost to
+    rounding.
 
-    Special cases: ``optimism=0`` is descent-ascent and keeps no previous gradient; ``dual_learning_rate=0`` keeps the
-    prior; ``kl_penalty=0`` is exponentiated gradient; a single group is plain training.
+    Special cases: ``optimism=0`` without `lookahead` is descent-ascent and keeps no previous gradient;
+    ``dual_learning_rate=0`` keeps the prior; ``kl_penalty=0`` is exponentiated gradient; a single group is plain
+    training.
 
     Args:
       num_groups: G, at least 1; a Python int.
@@ -249,9 +254,14 @@ def reweight_by_also(
     check_scalar("dual_learning_rate", dual_learning_rate, "at least 0 and finite", lambda v: 0 <= v < jnp.inf)
     check_scalar("kl_penalty", kl_penalty, "at least 0 and finite", lambda v: 0 <= v < jnp.inf)
     check_scalar("optimism", optimism, "at least 0 and finite", lambda v: 0 <= v < jnp.inf)
-    check_scalar("max_loss", max_loss, "a number, not NaN", lambda v: v == v)
+    if callable(optimism) or callable(average_decay):
+        raise TypeError(
+            "`optimism` and `average_decay` must be numbers or arrays; schedules of them are not supported."
+        )
     if average_decay is not None:
-        check_scalar("average_decay", average_decay, "in [0, 1)", lambda v: 0 <= v < 1)
+        check_scalar(
+            "average_decay", average_decay, "in [0, 1), in float32 too", lambda v: 0 <= v and bool(np.float32(v) < 1)
+        )
     drawn_from_pi = isinstance(group_frequencies, str)
     if drawn_from_pi and group_frequencies != "pi":
         raise ValueError(f'`group_frequencies` must be None, an array or "pi", got {group_frequencies!r}.')
@@ -272,8 +282,8 @@ def reweight_by_also(
             step=step,
             rejected=jnp.zeros([], jnp.int32),
             hyperparams=hyperparams,
-            log_prior=jnp.array(log_prior),
-            log_frequencies=None if log_frequencies is None else jnp.array(log_frequencies),
+            log_prior=jnp.array(log_prior, statistics_dtype()),
+            log_frequencies=None if log_frequencies is None else jnp.array(log_frequencies, statistics_dtype()),
             tilt=table(),
             log_normalizer=scalar(),
             previous_dual_gradient=table() if keeps_gradient else None,

@@ -77,7 +77,17 @@ def _state_type(divergence: Divergence) -> type[RgdState]:
     The read side knows nothing but the state, and a state of arrays cannot hold a function; its type can, and stays a
     NamedTuple for every checkpointer.
     """
-    return type("RgdState", (RgdState,), {"__slots__": (), "divergence": divergence, "__module__": __name__})
+    members = {"__slots__": (), "__module__": __name__, "divergence": divergence, "__reduce__": _reduce}
+    return type("RgdState", (RgdState,), members)
+
+
+def _reduce(state: RgdState) -> tuple[Any, ...]:
+    """Pickles a state as its divergence and its values, since pickle does not find its type by name."""
+    return _rebuild, (state.divergence, tuple(state))
+
+
+def _rebuild(divergence: Divergence, values: tuple[Any, ...]) -> RgdState:
+    return _state_type(divergence)(*values)
 
 
 def reweight_by_rgd(
@@ -113,7 +123,6 @@ def reweight_by_rgd(
       `arXiv 2306.09222 <https://arxiv.org/abs/2306.09222>`_, Algorithm 1.
     """
     check_scalar("clip", clip, "above 0 and finite", lambda v: 0 < v < jnp.inf)
-    check_scalar("max_loss", max_loss, "a number, not NaN", lambda v: v == v)
     if not isinstance(divergence, Divergence):
         raise TypeError(
             "`divergence` must be one of also_optax.divergences (kl, chi2, reverse_kl) or "
