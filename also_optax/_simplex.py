@@ -82,6 +82,7 @@ def _kl_divergence(log_ratio: jax.Array, log_q: jax.Array) -> jax.Array:
 
     With r = log(p/q) and both normalised, KL = sum of q (r e^r - expm1(r)).
     """
+    log_q = jnp.minimum(log_q, 0)  # what rounding of huge losses may leave above 0
     q = jnp.exp(log_q)
     near = jnp.minimum(log_ratio, 1)
     small = q * (near * jnp.exp(near) - jnp.expm1(near))

@@ -243,6 +243,14 @@ def test_the_mean_weight_of_the_first_visit_is_one(temperature, averaging_rate):
     _close(weights.mean(), 1, float32=1e-5, float64=1e-12)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 30.0, 1e6])
+def test_the_mean_weight_of_the_first_visit_is_one_in_a_batch_of_a_million(temperature):
+    """As of tokens: one example far above the rest, and all of them close together."""
+    losses = jnp.linspace(0.0, 1.0, 1_000_000).at[3].set(20.0)
+    weights = also_optax.example_weights(also_optax.reweight_by_absgd(temperature).init(()), losses)
+    np.testing.assert_allclose(weights.mean(), 1, rtol=1e-5)
+
+
 # --- Schedules of the temperature -------------------------------------------------------------------------------------
 
 
@@ -334,7 +342,8 @@ def test_a_sudden_rise_is_no_reason_to_restart():
 
 
 def test_losses_of_1e30_leave_a_finite_state():
-    temperatures, rates = jnp.array([0.1, -0.1, 1e-20, 1e20, jnp.inf, 0.1, -0.1]), jnp.array([0.1] * 5 + [1.0] * 2)
+    temperatures = jnp.array([0.1, -0.1, 1e-20, -1e-20, 1e-37, 1e20, -1e35, jnp.inf, 0.1, -0.1, 1e-20])
+    rates = jnp.array([0.1] * 8 + [1.0] * 3)
     batches = jnp.array([[1e30, 1.0], [1.0, -1e30], [0.5, 0.5], [1e30, 1e30], [1.0, 2.0]])
 
     @jax.jit

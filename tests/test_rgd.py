@@ -143,7 +143,6 @@ CHECKPOINTED = {
     ),
     "also, look-ahead": lambda: also_optax.also(0.01, 3, dual_learning_rate=0.3, lookahead=True),
     "absgd": lambda: also_optax.absgd(0.01, temperature=_growing, averaging_rate=0.4),
-    "rgd, chi2": lambda: also_optax.rgd(0.01, clip=2.0, divergence=divergences.chi2),
     "rgd, one's own": lambda: also_optax.rgd(0.01, clip=2.0, divergence=FOCAL),
 }
 LOSSES = jnp.array([0.2, 1.4, 0.9, 3.0])

@@ -140,6 +140,31 @@ def test_the_gap_is_the_penalty_times_the_kl_to_the_worst_case(game, penalty):
     assert 0 <= _gap(prior, losses / penalty, losses, penalty) < 1e-12
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e3, 1e6, 1e9])
+def test_the_gap_is_precise_at_losses_far_above_the_penalty(spread):
+    """In float32 too; sums over a group are that far above a penalty of 0.01."""
+    prior, tilt, losses = np.array([0.3, 0.7]), np.array([0.3, -0.5]), np.array([0.0, spread])
+    pi = prior * np.exp(tilt) / np.sum(prior * np.exp(tilt))
+    worst = spread + 0.01 * np.log(0.7 + 0.3 * np.exp(-spread / 0.01))
+    in_logs = _in_logs(jnp.asarray(prior, float), jnp.asarray(tilt, float))
+    gap = _simplex.adversary_gap(*in_logs, jnp.asarray(losses, float), jnp.asarray(0.01))
+    np.testing.assert_allclose(gap, worst - (pi @ losses - 0.01 * _kl(pi, prior)), rtol=2e-5)
+
+
+@pytest.mark.parametrize("loss", [-1e30, 0.0, 5.0, 1e30])
+def test_a_group_of_prior_zero_has_no_part_in_the_gap(loss):
+    log_prior = jnp.log(jnp.array([0.3, 0.7, 0.0]))
+    tilt = jnp.array([0.3, -0.5, 4.0])
+    log_normalizer = _simplex.log_partition(log_prior, tilt)
+    for penalty in (0.0, 1e-10, 2.0):
+        gaps = [
+            _simplex.adversary_gap(log_prior, tilt, log_normalizer, jnp.array([0.0, 1.0, last]), jnp.array(penalty))
+            for last in (0.0, loss)
+        ]
+        np.testing.assert_allclose(*gaps, rtol=1e-6)
+        assert np.isfinite(gaps[1])
+
+
 @quickly
 @given(_games(zeros=True))
 def test_the_kl_from_the_prior_is_that_of_scipy(game):
@@ -162,7 +187,7 @@ def test_log_simplex_normalises(values, zeros):
 @pytest.mark.parametrize("size", [1, 3, 10_000_000])
 def test_no_values_are_uniform_as_one_scalar(size):
     log_prior = _simplex.log_simplex("prior", None, size, zeros=False)
-    assert log_prior.shape == ()
+    assert np.shape(log_prior) == ()
     np.testing.assert_allclose(np.exp(np.float64(log_prior)), 1 / size, rtol=1e-6)
 
 
