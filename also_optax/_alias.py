@@ -89,8 +89,8 @@ def also(
       >>> mean, opt_state = jnp.array(0.0), tx.init(jnp.array(0.0))
       >>> for _ in range(300):
       ...     mean, opt_state = step(mean, opt_state)
-      >>> print(f"plain mean {x.mean():.2f}, mean that serves both groups alike {mean:.2f}")
-      plain mean 0.32, mean that serves both groups alike 0.55
+      >>> print(f"plain mean {x.mean():.1f}, mean that serves both groups alike {mean:.1f}")
+      plain mean 0.3, mean that serves both groups alike 0.5
 
     References:
       *Aligning Distributionally Robust Optimization with Practical Deep Learning Needs*,

@@ -6,7 +6,7 @@ zero is a weight of zero whatever the tilt, and no step needs an epsilon. A unif
 :math:`-\log G`, which broadcasts against ``[G]``.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,14 +47,32 @@ def log_simplex(name: str, values: Any, size: int, *, zeros: bool) -> ArrayLike:
         return np.log(scaled) - np.log(scaled.sum())
 
 
-def log_weights(log_prior: jax.Array, tilt: jax.Array, log_normalizer: jax.Array) -> jax.Array:
+class LogNormalizer(NamedTuple):
+    """log Z of a tilt in two parts, because a peak of thousands alone would leave no digits for the rest.
+
+    Attributes:
+      peak: the largest tilt of positive prior, scalar.
+      log_mass: log of the sum of prior·exp(tilt - peak), scalar.
+    """
+
+    peak: jax.Array
+    log_mass: jax.Array
+
+
+def log_partition(log_prior: jax.Array, tilt: jax.Array) -> LogNormalizer:
+    """The tilt's normaliser."""
+    peak = jnp.max(jnp.where(jnp.isneginf(log_prior), -jnp.inf, tilt))
+    return LogNormalizer(peak, jax.nn.logsumexp(log_prior + (tilt - peak)))
+
+
+def normalized(tilt: jax.Array, log_normalizer: LogNormalizer) -> jax.Array:
+    """log(pi/prior): the tilt, or single entries of it, less its normaliser."""
+    return (tilt - log_normalizer.peak) - log_normalizer.log_mass
+
+
+def log_weights(log_prior: jax.Array, tilt: jax.Array, log_normalizer: LogNormalizer) -> jax.Array:
     """The log of the weights, ``[G]``."""
-    return log_prior + (tilt - log_normalizer)
-
-
-def log_partition(log_prior: jax.Array, tilt: jax.Array) -> jax.Array:
-    """The tilt's normaliser, log Z: a scalar."""
-    return jax.nn.logsumexp(log_prior + tilt)
+    return log_prior + normalized(tilt, log_normalizer)
 
 
 def prox_step(tilt: jax.Array, ascent: jax.Array, pull: jax.Array) -> jax.Array:
@@ -72,26 +90,26 @@ def prox_step(tilt: jax.Array, ascent: jax.Array, pull: jax.Array) -> jax.Array:
     return (tilt + ascent) / (1 + pull)
 
 
-def kl_from_prior(log_prior: jax.Array, tilt: jax.Array, log_normalizer: jax.Array) -> jax.Array:
+def kl_from_prior(log_prior: jax.Array, tilt: jax.Array, log_normalizer: LogNormalizer) -> jax.Array:
     """KL(pi ‖ prior), a scalar of at least 0; a prior of zero adds nothing."""
-    return _kl_divergence(tilt - log_normalizer, log_prior)
+    return _kl_divergence(log_weights(log_prior, tilt, log_normalizer), log_prior, normalized(tilt, log_normalizer))
 
 
-def _kl_divergence(log_ratio: jax.Array, log_q: jax.Array) -> jax.Array:
-    """KL(p ‖ q) from log(p/q) and log q, as a sum of terms that are each at least 0, so that none cancel.
+def _kl_divergence(log_p: jax.Array, log_q: jax.Array, log_ratio: jax.Array) -> jax.Array:
+    """KL(p ‖ q) as a sum of terms that are each at least 0, so that none cancel.
 
-    With r = log(p/q) and both normalised, KL = sum of q (r e^r - expm1(r)).
+    With r = log(p/q), given beside log p and log q for its own digits, and both normalised, KL = sum of
+    q (r e^r - expm1(r)).
     """
-    log_q = jnp.minimum(log_q, 0)  # what rounding of huge losses may leave above 0
-    q = jnp.exp(log_q)
+    p, q = (jnp.exp(jnp.minimum(log_weights, 0)) for log_weights in (log_p, log_q))
     near = jnp.minimum(log_ratio, 1)
     small = q * (near * jnp.exp(near) - jnp.expm1(near))
-    large = jnp.exp(jnp.minimum(log_q + log_ratio, 0)) * (log_ratio - 1) + q
+    large = p * (log_ratio - 1) + q
     return jnp.sum(jnp.maximum(jnp.where(log_ratio < 1, small, large), 0))
 
 
 def adversary_gap(
-    log_prior: jax.Array, tilt: jax.Array, log_normalizer: jax.Array, losses: jax.Array, penalty: jax.Array
+    log_prior: jax.Array, tilt: jax.Array, log_normalizer: LogNormalizer, losses: jax.Array, penalty: jax.Array
 ) -> jax.Array:
     r"""How far the weights are from the worst case: :math:`\max_p F(p) - F(\pi)`, a scalar of at least 0.
 
@@ -102,17 +120,17 @@ def adversary_gap(
     Args:
       log_prior: log of the prior, ``[G]`` or a scalar.
       tilt: u of the current weights, ``[G]``.
-      log_normalizer: log Z of the current weights, scalar.
+      log_normalizer: log Z of the current weights.
       losses: L, the losses per group that the adversary sees, ``[G]``.
       penalty: tau, scalar, at least 0.
     """
-    pi = jnp.exp(log_weights(log_prior, tilt, log_normalizer))
+    log_pi = log_weights(log_prior, tilt, log_normalizer)
     worst = jnp.max(jnp.where(jnp.isneginf(log_prior), -jnp.inf, losses))
     safe_penalty = jnp.where(penalty > 0, penalty, 1)
     best = jnp.maximum((losses - worst) / safe_penalty, -LARGEST)
     best = jnp.where(jnp.isneginf(log_prior), 0, best)
     best_normalizer = log_partition(log_prior, best)
-    log_ratio = (tilt - log_normalizer) - (best - best_normalizer)
-    penalised = safe_penalty * _kl_divergence(log_ratio, log_weights(log_prior, best, best_normalizer))
-    plain = jnp.sum(pi * (worst - losses))
+    log_ratio = normalized(tilt, log_normalizer) - normalized(best, best_normalizer)
+    penalised = safe_penalty * _kl_divergence(log_pi, log_weights(log_prior, best, best_normalizer), log_ratio)
+    plain = jnp.sum(jnp.exp(log_pi) * (worst - losses))
     return jnp.maximum(jnp.where(penalty > 0, penalised, plain), 0)

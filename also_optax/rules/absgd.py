@@ -13,8 +13,9 @@ The dual of KL-penalised DRO (arXiv 2012.06951, eq. 2 and Algorithm 1),
           m_t = \mathrm{logmeanexp}(\ell/\lambda), \qquad w_b = \exp(\ell_b/\lambda - \nu_{t+1})
 
 The state holds :math:`\lambda\nu`, the moving average in units of the loss, which is what stays put when a schedule
-moves :math:`\lambda`. A batch is kept as its *peak* (the loss of the largest :math:`\ell/\lambda`) and the sum of
-:math:`\mathrm{expm1}((\ell - \mathrm{peak})/\lambda)`, exact for the smallest and the largest :math:`|\lambda|` alike.
+moves :math:`\lambda`. A batch is kept as its *peak* (the loss of the largest :math:`\ell/\lambda`) and the sums of
+:math:`\exp` and :math:`\mathrm{expm1}` of :math:`(\ell - \mathrm{peak})/\lambda`: together exact for the smallest and
+the largest :math:`|\lambda|` alike.
 Deviations, each for a fault of the published code:
 
 - It starts at :math:`s_0 = 0`, so its first weights are :math:`1/\gamma` too large. Here the first visit sets
@@ -53,13 +54,15 @@ class LogMeanExp(NamedTuple):
       rejected: how many could not be used, scalar.
       temperature: lambda, by which they were made.
       peak: the loss of the largest loss/temperature, scalar; 0 without examples.
-      excess: sum of expm1((loss - peak)/temperature), scalar, between -count and 0.
+      mass: sum of exp((loss - peak)/temperature), scalar, at most count: precise where few examples are near the peak.
+      excess: mass - count, as a sum of expm1, scalar: precise where most are.
     """
 
     count: jax.Array  # type: ignore[assignment]  # tuple.count, which nobody needs here
     rejected: jax.Array
     temperature: jax.Array
     peak: jax.Array
+    mass: jax.Array
     excess: jax.Array
 
     def merge(self, other: "LogMeanExp") -> "LogMeanExp":
@@ -70,28 +73,31 @@ class LogMeanExp(NamedTuple):
             self.rejected + other.rejected,
             jnp.where(self.count > 0, self.temperature, other.temperature),
             peak,
-            self._excess_over(peak) + other._excess_over(peak),
+            *jax.tree.map(jnp.add, self._relative_to(peak), other._relative_to(peak)),
         )
 
     def pool(self, axis_name: str | tuple[str, ...]) -> "LogMeanExp":
         """Of all shards."""
         highest = jax.lax.pmax(self._order(), axis_name)
         peak = jnp.where(jnp.isneginf(highest), 0, highest * _sign(self.temperature))
-        count, rejected, excess = jax.lax.psum((self.count, self.rejected, self._excess_over(peak)), axis_name)
-        return LogMeanExp(count, rejected, self.temperature, peak, excess)
+        sums = (self.count, self.rejected, *self._relative_to(peak))
+        count, rejected, mass, excess = jax.lax.psum(sums, axis_name)
+        return LogMeanExp(count, rejected, self.temperature, peak, mass, excess)
 
     def log_mean(self) -> jax.Array:
         """log of the mean of exp((loss - peak)/temperature), at most 0."""
-        return jnp.log1p(self.excess / jnp.maximum(self.count, 1))
+        count = jnp.maximum(self.count, 1)
+        few = self.mass < 0.5 * count
+        return jnp.where(few, jnp.log(jnp.where(few, self.mass, 1) / count), jnp.log1p(self.excess / count))
 
     def _order(self) -> jax.Array:
         """What the peak is the largest of; minus infinity without examples."""
         return jnp.where(self.count > 0, self.peak * _sign(self.temperature), -jnp.inf)
 
-    def _excess_over(self, peak: jax.Array) -> jax.Array:
-        """`excess` relative to a peak at least as high."""
+    def _relative_to(self, peak: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """`mass` and `excess` relative to a peak at least as high."""
         shift = jnp.where(self.count > 0, _scaled(self.peak, peak, self.temperature), 0)
-        return self.excess * jnp.exp(shift) + self.count * jnp.expm1(shift)
+        return self.mass * jnp.exp(shift), self.excess * jnp.exp(shift) + self.count * jnp.expm1(shift)
 
 
 class AbsgdState(NamedTuple):
@@ -122,8 +128,9 @@ class AbsgdState(NamedTuple):
         count, rejected = counts(examples)
         highest = jnp.max(jnp.where(examples.valid, examples.losses * sign, -jnp.inf), initial=-jnp.inf)
         peak = jnp.where(count > 0, highest * sign, 0)
-        excess = jnp.where(examples.valid, jnp.expm1(_scaled(examples.losses, peak, temperature)), 0)
-        return LogMeanExp(count, rejected, temperature, peak, excess.sum())
+        scaled = jnp.where(examples.valid, _scaled(examples.losses, peak, temperature), 0)
+        mass, excess = (jnp.where(examples.valid, of(scaled), 0).sum() for of in (jnp.exp, jnp.expm1))
+        return LogMeanExp(count, rejected, temperature, peak, mass, excess)
 
     def advance(self, statistics: LogMeanExp) -> "AbsgdState":
         """The moving average after the batch."""

@@ -62,7 +62,7 @@ class AlsoState(NamedTuple):
       tilt: u of ``log pi = log_prior + u - log_normalizer``.
       log_normalizer: log Z of the same.
       previous_dual_gradient: h of the last batch; None without optimism and with look-ahead.
-      ahead: (tilt, log_normalizer) of the extrapolated weights; None without look-ahead.
+      ahead: tilt and log_normalizer of the extrapolated weights; None without look-ahead.
       average_losses: moving average of h, not yet debiased; None where it is not kept.
     """
 
@@ -72,9 +72,9 @@ class AlsoState(NamedTuple):
     log_prior: jax.Array
     log_frequencies: jax.Array | None
     tilt: jax.Array
-    log_normalizer: jax.Array
+    log_normalizer: _simplex.LogNormalizer
     previous_dual_gradient: jax.Array | None
-    ahead: tuple[jax.Array, jax.Array] | None
+    ahead: tuple[jax.Array, _simplex.LogNormalizer] | None
     average_losses: jax.Array | None
 
     @property
@@ -112,16 +112,17 @@ class AlsoState(NamedTuple):
             return _groups.take(table, groups)
 
         if self.log_frequencies is None:  # q is pi, and what is left of pi/q is the look-ahead
-            log_ratio = (at_groups(tilt) - log_normalizer) - (at_groups(self.tilt) - self.log_normalizer)
+            log_ratio = _simplex.normalized(at_groups(tilt), log_normalizer)
+            log_ratio = log_ratio - _simplex.normalized(at_groups(self.tilt), self.log_normalizer)
         else:
             log_ratio = at_groups(self.log_prior) - at_groups(self.log_frequencies)
-            log_ratio = log_ratio + (at_groups(tilt) - log_normalizer)
+            log_ratio = log_ratio + _simplex.normalized(at_groups(tilt), log_normalizer)
         weights = jnp.exp(jnp.minimum(log_ratio, LARGEST_LOG))
         return jnp.broadcast_to(expand_like(weights, examples.losses), examples.losses.shape)
 
     def group_weights(self) -> jax.Array:
         """pi, ``[G]``."""
-        return jax.nn.softmax(self.log_prior + (self.tilt - self.log_normalizer))
+        return jax.nn.softmax(_simplex.log_weights(self.log_prior, self.tilt, self.log_normalizer))
 
     def diagnostics(self) -> dict[str, jax.Array]:
         """The state of the game between the model and the adversary."""
@@ -162,11 +163,11 @@ class AlsoState(NamedTuple):
         previous = jnp.where(self.step == 0, dual_gradient, self.previous_dual_gradient)
         return jnp.clip(dual_gradient + self.hyperparams.optimism * (dual_gradient - previous), -LARGEST, LARGEST)
 
-    def _prox(self, ascent_direction: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(tilt, log_normalizer) after a prox step; the old normaliser is taken off, which keeps the tilt centred."""
+    def _prox(self, ascent_direction: jax.Array) -> tuple[jax.Array, _simplex.LogNormalizer]:
+        """Tilt and log_normalizer after a prox step; the old peak is taken off, which keeps the tilt centred."""
         step_size, penalty = self.hyperparams.dual_learning_rate, self.hyperparams.kl_penalty
         ascent = jnp.clip(step_size * ascent_direction, -LARGEST, LARGEST)
-        tilt = _simplex.prox_step(self.tilt - self.log_normalizer, ascent, step_size * penalty)
+        tilt = _simplex.prox_step(self.tilt - self.log_normalizer.peak, ascent, step_size * penalty)
         return tilt, _simplex.log_partition(self.log_prior, tilt)
 
 
@@ -285,9 +286,9 @@ def reweight_by_also(
             log_prior=jnp.array(log_prior, statistics_dtype()),
             log_frequencies=None if log_frequencies is None else jnp.array(log_frequencies, statistics_dtype()),
             tilt=table(),
-            log_normalizer=scalar(),
+            log_normalizer=_simplex.LogNormalizer(scalar(), scalar()),
             previous_dual_gradient=table() if keeps_gradient else None,
-            ahead=(table(), scalar()) if lookahead else None,
+            ahead=(table(), _simplex.LogNormalizer(scalar(), scalar())) if lookahead else None,
             average_losses=None if average_decay is None else table(),
         )
 
