@@ -443,7 +443,7 @@ def test_uniform_weights_of_ten_million_examples_are_one():
 
 @pytest.mark.xfail(
     not jax.config.jax_enable_x64,
-    reason="in float32 the compiler works the tilt out twice, rounded differently, for the table and for its normaliser",
+    reason="in float32 the compiler works the tilt out twice, with two roundings: for the table and for its sum",
     strict=True,
 )
 def test_a_steep_ascent_costs_the_weights_no_precision():
