@@ -251,6 +251,30 @@ def test_the_mean_weight_of_the_first_visit_is_one_in_a_batch_of_a_million(tempe
     np.testing.assert_allclose(weights.mean(), 1, rtol=1e-5)
 
 
+_average_above_the_batch = pytest.mark.xfail(
+    not jax.config.jax_enable_x64, reason="logaddexp where log1p and expm1 would do, up to a ratio of 1", strict=True
+)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "scale"),
+    [
+        (1e5, 2.0),
+        (-1e5, 0.5),
+        pytest.param(1e5, 0.5, marks=_average_above_the_batch),
+        pytest.param(-1e5, 2.0, marks=_average_above_the_batch),
+    ],
+)
+def test_the_robust_value_keeps_its_digits_at_a_large_temperature(temperature, scale):
+    """Where exp(loss/temperature) has lost all but the first digits of the loss."""
+    tx = also_optax.reweight_by_absgd(temperature, averaging_rate=0.25)
+    opt_state, average = tx.init(()), None
+    for losses in (LOSSES, scale * LOSSES):
+        _, opt_state = _step(tx, opt_state, losses)
+        _, average = reference_absgd.weights_of(losses, np.ones(6, bool), average, temperature, 0.25)
+    np.testing.assert_allclose(opt_state.robust_value, temperature * np.log(average), rtol=2e-6)
+
+
 # --- Schedules of the temperature -------------------------------------------------------------------------------------
 
 
@@ -341,7 +365,8 @@ def test_a_sudden_rise_is_no_reason_to_restart():
     _close(weights, np.full(3, 4.0), float32=1e-4, float64=1e-7)
 
 
-def test_losses_of_1e30_leave_a_finite_state():
+@pytest.mark.parametrize("max_log_ratio", [10.0, np.inf])
+def test_losses_of_1e30_leave_a_finite_state(max_log_ratio):
     temperatures = jnp.array([0.1, -0.1, 1e-20, -1e-20, 1e-37, 1e20, -1e35, jnp.inf, 0.1, -0.1, 1e-20])
     rates = jnp.array([0.1] * 8 + [1.0] * 3)
     batches = jnp.array([[1e30, 1.0], [1.0, -1e30], [0.5, 0.5], [1e30, 1e30], [1.0, 2.0]])
@@ -349,7 +374,7 @@ def test_losses_of_1e30_leave_a_finite_state():
     @jax.jit
     @jax.vmap
     def run(temperature, averaging_rate):
-        tx = also_optax.reweight_by_absgd(temperature, averaging_rate=averaging_rate)
+        tx = also_optax.reweight_by_absgd(temperature, averaging_rate=averaging_rate, max_log_ratio=max_log_ratio)
 
         def step(opt_state, losses):
             loss, rw = also_optax.reweight(opt_state, losses)
@@ -362,3 +387,4 @@ def test_losses_of_1e30_leave_a_finite_state():
     assert np.isfinite(loss).all()
     assert np.isfinite(weights).all() and (weights >= 0).all()
     assert (np.abs(robust_value) <= 1.001e30).all()
+    np.testing.assert_allclose(weights[:, 0].mean(axis=1), 1, rtol=1e-5)  # of the first visits
