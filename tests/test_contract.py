@@ -45,8 +45,10 @@ RULES = {
     "also": Row(_also_rule, ALSO, groups=True),
     "also_without_optimism": Row(functools.partial(_also_rule, optimism=0), ALSO, groups=True),
     "also_by_sums": Row(functools.partial(also_optax.reweight_by_also, problems.NUM_GROUPS), ALSO, groups=True),
-    "also_drawn_by_pi": Row(
-        functools.partial(also_optax.reweight_by_also, problems.NUM_GROUPS, group_frequencies="pi"), ALSO, groups=True
+    "also_drawn_by_pi": Row(  # gently: these batches are not drawn from pi, and 1/pi of a vanishing group explodes
+        functools.partial(also_optax.reweight_by_also, problems.NUM_GROUPS, group_frequencies="pi"),
+        {"dual_learning_rate": 0.01, "kl_penalty": 0.5},
+        groups=True,
     ),
     "also_without_average": Row(functools.partial(_also_rule, average_decay=None), ALSO, groups=True),
     "also_lookahead": Row(functools.partial(_also_rule, lookahead=True), ALSO, groups=True),
