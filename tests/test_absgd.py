@@ -251,20 +251,7 @@ def test_the_mean_weight_of_the_first_visit_is_one_in_a_batch_of_a_million(tempe
     np.testing.assert_allclose(weights.mean(), 1, rtol=1e-5)
 
 
-_average_above_the_batch = pytest.mark.xfail(
-    not jax.config.jax_enable_x64, reason="logaddexp where log1p and expm1 would do, up to a ratio of 1", strict=True
-)
-
-
-@pytest.mark.parametrize(
-    ("temperature", "scale"),
-    [
-        (1e5, 2.0),
-        (-1e5, 0.5),
-        pytest.param(1e5, 0.5, marks=_average_above_the_batch),
-        pytest.param(-1e5, 2.0, marks=_average_above_the_batch),
-    ],
-)
+@pytest.mark.parametrize(("temperature", "scale"), [(1e5, 2.0), (1e5, 0.5), (-1e5, 2.0), (-1e5, 0.5)])
 def test_the_robust_value_keeps_its_digits_at_a_large_temperature(temperature, scale):
     """Where exp(loss/temperature) has lost all but the first digits of the loss."""
     tx = also_optax.reweight_by_absgd(temperature, averaging_rate=0.25)

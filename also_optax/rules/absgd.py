@@ -157,10 +157,12 @@ class AbsgdState(NamedTuple):
         before = _scaled(self.robust_value, statistics.peak, self.hyperparams.temperature)
         ratio = jnp.clip(before - batch, -LARGEST, LARGEST)
         rate = self.hyperparams.averaging_rate
-        rise = jnp.logaddexp(jnp.log1p(-rate) + ratio, jnp.log(rate))
-        fall = jnp.log1p((1 - rate) * jnp.expm1(jnp.minimum(ratio, 0)))
+        far_above = jnp.logaddexp(jnp.log1p(-rate) + ratio, jnp.log(rate))
+        otherwise = jnp.log1p(
+            (1 - rate) * jnp.expm1(jnp.minimum(ratio, 1))
+        )  # the same, with the digits of a small ratio
         restarts = (self.averaged == 0) | (ratio > self.hyperparams.max_log_ratio)
-        return batch + jnp.where(restarts, 0, jnp.where(ratio > 0, rise, fall))
+        return batch + jnp.where(restarts, 0, jnp.where(ratio > 1, far_above, otherwise))
 
 
 def reweight_by_absgd(
