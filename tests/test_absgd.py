@@ -335,6 +335,16 @@ def test_one_absurd_batch_starves_no_step_after_it(absurd, averaging_rate):
     assert np.ptp(weights) > 0.3
 
 
+@pytest.mark.parametrize(("temperature", "losses"), [(0.1, [-1e3, -1e3 + 0.25]), (-0.1, [1e3, 1e3 + 0.25])])
+def test_padding_is_not_what_the_other_weights_are_measured_by(temperature, losses):
+    """Padding reads as a loss of 0, beside which exp(loss/temperature) of all others vanishes here."""
+    tx = also_optax.reweight_by_absgd(temperature)
+    where = jnp.array([True, True, False])
+    weights = also_optax.example_weights(tx.init(()), jnp.array([*losses, 0.0]), where=where)
+    expected = np.exp(np.array([0.0, 0.25]) / temperature)
+    np.testing.assert_allclose(weights, np.append(2 * expected / expected.sum(), 0), rtol=2e-5)
+
+
 @pytest.mark.parametrize(("excess", "restarts"), [(4.5, False), (5.5, True)])
 def test_the_average_restarts_only_past_the_limit(excess, restarts):
     """Batches of equal losses, so that nu is the loss over the temperature, which is 2."""

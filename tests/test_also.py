@@ -455,6 +455,16 @@ def test_a_steep_ascent_costs_the_weights_no_precision():
     np.testing.assert_allclose(weights.mean(), 1, rtol=0, atol=1e-5)
 
 
+def test_a_group_of_prior_zero_costs_the_others_no_precision():
+    losses, groups = np.tile([1e6, 1.0, 2.0], (5, 1)), np.tile(np.arange(3), (5, 1))
+    tx = also_optax.reweight_by_also(3, dual_learning_rate=0.2, kl_penalty=0.0, prior=[0.0, 1.0, 3.0])
+    state, path = _dual_steps(tx, losses, groups)
+    expected = np.array([0.0, 1.0, 3.0]) * np.exp([0.0, 1.0, 2.0])
+    _close(path[-1], expected / expected.sum(), float32=2e-6, float64=1e-12)
+    weights = also_optax.example_weights(state, jnp.ones(3), jnp.arange(3))
+    _close(weights, 3 * expected / expected.sum(), float32=5e-6, float64=1e-12)
+
+
 def test_weights_are_on_the_simplex_after_a_million_steps():
     num_groups, steps = 7, 1_000_000
     losses, groups = map(jnp.asarray, _random_batches(1024, 6, num_groups))
