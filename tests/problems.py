@@ -1,4 +1,4 @@
-"""One small, asymmetric problem that every rule can be trained on, and the loop that trains."""
+"""Small, asymmetric problems that every rule can be trained on, and the loops that train."""
 
 from typing import Any, NamedTuple
 
@@ -8,9 +8,11 @@ import numpy as np
 import optax
 
 import also_optax
+from tests import reference
 
 NUM_GROUPS = 3
 FREQUENCIES = np.array([0.5, 0.3, 0.2])
+START = np.array([0.3, 0.1, -0.2, -0.4])
 PRIOR = np.array([0.2, 0.3, 0.5])
 
 
@@ -67,3 +69,27 @@ def train(tx: optax.GradientTransformation, stacked: Batch, params: Any = None) 
         return train_step(tx, *carry, batch), None
 
     return jax.jit(lambda carry: jax.lax.scan(body, carry, stacked)[0])((params, tx.init(params)))
+
+
+def trajectory(tx: Any, problem: Any, *, reweighted: bool = True) -> reference.Trajectory:
+    """The path of `tx` from START on the logistic problem, on the reweighted loss or on the plain mean, in one scan."""
+    x, y = jnp.asarray(problem.inputs, float), jnp.asarray(problem.labels, float)
+    tx = optax.with_extra_args_support(tx)
+
+    def step(carry, batch):
+        (params, opt_state), (rows, where) = carry, batch
+
+        def loss_fn(params):
+            losses = optax.sigmoid_binary_cross_entropy(x[rows] @ params, y[rows])
+            if not reweighted:
+                return losses.mean(where=where), also_optax.Reweighted(losses, where.astype(losses.dtype))
+            return also_optax.reweight(opt_state, losses, where=where)
+
+        (_, rw), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        updates, opt_state = tx.update(grads, opt_state, params, **rw.extra_args)
+        params = optax.apply_updates(params, updates)
+        return (params, opt_state), reference.Trajectory(params, rw.losses, rw.weights)
+
+    params = jnp.asarray(START, float)
+    batches = (jnp.asarray(problem.batches), jnp.asarray(problem.where))
+    return jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), batches)[1])()

@@ -8,9 +8,9 @@ import pytest
 
 import also_optax
 from tests import reference
+from tests.problems import START, trajectory
 from tests.reference import absgd as reference_absgd
 
-START = np.array([0.3, 0.1, -0.2, -0.4])
 LOSSES = np.array([0.3, 2.0, 0.1, 5.0, 0.8, 1.1])
 
 
@@ -36,34 +36,10 @@ def _close(actual, desired, float32=1e-5, float64=1e-10):
     np.testing.assert_allclose(actual, desired, rtol=tolerance, atol=tolerance)
 
 
-def _train(tx, problem, *, reweighted=True):
-    """The trajectory of `tx` on the reweighted loss or on the plain mean, in one scan."""
-    x, y = jnp.asarray(problem.inputs, float), jnp.asarray(problem.labels, float)
-    tx = optax.with_extra_args_support(tx)
-
-    def step(carry, batch):
-        (params, opt_state), (rows, where) = carry, batch
-
-        def loss_fn(params):
-            losses = optax.sigmoid_binary_cross_entropy(x[rows] @ params, y[rows])
-            if not reweighted:
-                return losses.mean(where=where), also_optax.Reweighted(losses, where.astype(losses.dtype))
-            return also_optax.reweight(opt_state, losses, where=where)
-
-        (_, rw), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        updates, opt_state = tx.update(grads, opt_state, params, **rw.extra_args)
-        params = optax.apply_updates(params, updates)
-        return (params, opt_state), reference.Trajectory(params, rw.losses, rw.weights)
-
-    params = jnp.asarray(START, float)
-    batches = (jnp.asarray(problem.batches), jnp.asarray(problem.where))
-    return jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), batches)[1])()
-
-
 def _compare_with_reference(optimizer, settings, **reference_only):
     problem = reference.logistic_problem()
     expected = reference_absgd.trajectory(problem, START, **settings, **reference_only)
-    actual = _train(optimizer(**settings, max_log_ratio=jnp.inf), problem)
+    actual = trajectory(optimizer(**settings, max_log_ratio=jnp.inf), problem)
     _close(actual.params, expected.params)
     _close(actual.weights, expected.weights)
     _close(actual.losses * problem.where, expected.losses * problem.where)
@@ -135,7 +111,7 @@ def test_absgd_walks_the_path_of_the_equations(x64, settings):
     problem = reference.logistic_problem()
     settings = {"learning_rate": 0.05} | settings
     expected = reference_absgd.trajectory(problem, START, **(settings | reference_only))
-    actual = _train(also_optax.absgd(**settings, max_log_ratio=jnp.inf), problem)
+    actual = trajectory(also_optax.absgd(**settings, max_log_ratio=jnp.inf), problem)
     _close(actual.params, expected.params)
     _close(actual.weights, expected.weights)
 
@@ -167,7 +143,7 @@ def test_at_an_infinite_temperature_absgd_is_sgd_with_momentum(temperature, nest
     problem = reference.logistic_problem(steps=200)
     tx = also_optax.absgd(_decaying, temperature=temperature, momentum=0.8, nesterov=nesterov)
     plain = optax.sgd(_decaying, momentum=0.8, nesterov=nesterov)
-    actual, expected = _train(tx, problem), _train(plain, problem, reweighted=False)
+    actual, expected = trajectory(tx, problem), trajectory(plain, problem, reweighted=False)
     np.testing.assert_array_equal(actual.weights, problem.where)
     _close(actual.params, expected.params, float32=1e-6, float64=1e-14)
 
@@ -176,21 +152,34 @@ def test_at_an_infinite_temperature_abadam_is_adamw():
     problem = reference.logistic_problem(steps=200)
     settings = {"b1": 0.8, "b2": 0.99, "eps": 1e-6, "weight_decay": 0.1}
     tx = also_optax.abadam(_decaying, temperature=jnp.inf, **settings)
-    actual, expected = _train(tx, problem), _train(optax.adamw(_decaying, **settings), problem, reweighted=False)
+    actual, expected = (
+        trajectory(tx, problem),
+        trajectory(optax.adamw(_decaying, **settings), problem, reweighted=False),
+    )
     _close(actual.params, expected.params, float32=2e-6, float64=1e-13)
 
 
 def test_abadam_decays_no_weights_by_default():
     problem = reference.logistic_problem(steps=50)
-    actual = _train(also_optax.abadam(0.05, temperature=jnp.inf), problem)
-    _close(actual.params, _train(optax.adam(0.05), problem, reweighted=False).params, float32=2e-6, float64=1e-13)
+    actual = trajectory(also_optax.abadam(0.05, temperature=jnp.inf), problem)
+    _close(
+        actual.params,
+        trajectory(optax.adam(0.05), problem, reweighted=False).params,
+        float32=2e-6,
+        float64=1e-13,
+    )
 
 
 def test_another_optimizer_takes_the_place_of_the_momentum():
     problem = reference.logistic_problem(steps=50)
     tx = also_optax.absgd(0.05, temperature=jnp.inf, optimizer=optax.scale_by_lion(), weight_decay=0.1)
     plain = optax.chain(optax.add_decayed_weights(0.1), optax.scale_by_lion(), optax.sgd(0.05))
-    _close(_train(tx, problem).params, _train(plain, problem, reweighted=False).params, float32=1e-6, float64=1e-14)
+    _close(
+        trajectory(tx, problem).params,
+        trajectory(plain, problem, reweighted=False).params,
+        float32=1e-6,
+        float64=1e-14,
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.3, -0.5])
@@ -303,7 +292,7 @@ def test_the_two_stage_recipe_trains_plainly_first(x64):
     )
     two_stages = optax.join_schedules([optax.constant_schedule(jnp.inf), optax.constant_schedule(0.7)], [15])
     tx = also_optax.absgd(0.05, temperature=two_stages, averaging_rate=0.5, max_log_ratio=jnp.inf)
-    actual = _train(tx, problem)
+    actual = trajectory(tx, problem)
     _close(actual.params, expected.params)
     _close(actual.weights, expected.weights)
 

@@ -11,9 +11,9 @@ from flax import serialization
 import also_optax
 from also_optax import divergences
 from tests import reference
+from tests.problems import START, trajectory
 from tests.reference import rgd as reference_rgd
 
-START = np.array([0.3, 0.1, -0.2, -0.4])
 DIVERGENCES = {
     "kl": (divergences.kl, reference_rgd.kl),
     "chi2": (divergences.chi2, reference_rgd.chi2),
@@ -29,27 +29,6 @@ def _growing(step):
 def _close(actual, desired, float32=1e-5, float64=1e-10):
     tolerance = float64 if jnp.result_type(float) == jnp.float64 else float32
     np.testing.assert_allclose(actual, desired, rtol=tolerance, atol=tolerance)
-
-
-def _train(tx, problem):
-    """The trajectory of `tx`, in one scan."""
-    x, y = jnp.asarray(problem.inputs, float), jnp.asarray(problem.labels, float)
-
-    def step(carry, batch):
-        (params, opt_state), (rows, where) = carry, batch
-
-        def loss_fn(params):
-            losses = optax.sigmoid_binary_cross_entropy(x[rows] @ params, y[rows])
-            return also_optax.reweight(opt_state, losses, where=where)
-
-        (_, rw), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        updates, opt_state = tx.update(grads, opt_state, params, **rw.extra_args)
-        params = optax.apply_updates(params, updates)
-        return (params, opt_state), reference.Trajectory(params, rw.losses, rw.weights)
-
-    params = jnp.asarray(START, float)
-    batches = (jnp.asarray(problem.batches), jnp.asarray(problem.where))
-    return jax.jit(lambda: jax.lax.scan(step, (params, tx.init(params)), batches)[1])()
 
 
 # --- The equations ----------------------------------------------------------------------------------------------------
@@ -70,7 +49,7 @@ def test_rgd_walks_the_path_of_the_equations(x64, name):
     divergence, expected_weight = DIVERGENCES[name]
     problem = reference.logistic_problem()
     expected = reference_rgd.trajectory(problem, START, learning_rate=0.05, clip=_growing, divergence=expected_weight)
-    actual = _train(also_optax.rgd(0.05, clip=_growing, divergence=divergence), problem)
+    actual = trajectory(also_optax.rgd(0.05, clip=_growing, divergence=divergence), problem)
     _close(actual.params, expected.params)
     _close(actual.weights, expected.weights)
 
@@ -78,15 +57,17 @@ def test_rgd_walks_the_path_of_the_equations(x64, name):
 def test_rgd_walks_the_path_of_the_equations_in_the_default_precision():
     problem = reference.logistic_problem()
     expected = reference_rgd.trajectory(problem, START, learning_rate=0.05, clip=1.0, divergence=reference_rgd.kl)
-    actual = _train(also_optax.rgd(0.05), problem)
+    actual = trajectory(also_optax.rgd(0.05), problem)
     _close(actual.params, expected.params)
     _close(actual.weights, expected.weights)
 
 
 def test_another_optimizer_takes_the_place_of_adam():
     problem = reference.logistic_problem()
-    actual = _train(also_optax.rgd(0.05, clip=2.0, optimizer=optax.scale_by_lion(b1=0.8)), problem)
-    expected = _train(optax.chain(also_optax.reweight_by_rgd(2.0), optax.lion(0.05, b1=0.8, weight_decay=0)), problem)
+    actual = trajectory(also_optax.rgd(0.05, clip=2.0, optimizer=optax.scale_by_lion(b1=0.8)), problem)
+    expected = trajectory(
+        optax.chain(also_optax.reweight_by_rgd(2.0), optax.lion(0.05, b1=0.8, weight_decay=0)), problem
+    )
     _close(actual.params, expected.params, float32=1e-6, float64=1e-14)
 
 
