@@ -26,6 +26,7 @@ def also(
     prior: ArrayLike | None = None,
     group_frequencies: ArrayLike | Literal["pi"] | None = None,
     lookahead: bool = False,
+    lazy: bool | None = None,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
@@ -57,6 +58,8 @@ def also(
       lookahead: False is the paper's form, by negative momentum. True is the two-point form of the authors' code: the
         parameters that you hold are the extrapolated point, :func:`also_optax.eval_params` gives the point itself, and
         the moments of Adam move twice a step.
+      lazy: True touches only the batch's entries of pi, in time that does not grow with G; None: by G. See
+        :func:`also_optax.reweight_by_also`.
       b1: Adam's decay of the first moment.
       b2: Adam's decay of the second moment.
       eps: Adam's epsilon.
@@ -104,6 +107,7 @@ def also(
         prior=prior,
         group_frequencies=group_frequencies,
         lookahead=lookahead,
+        lazy=lazy,
         max_loss=max_loss,
         average_decay=average_decay,
         axis_name=axis_name,

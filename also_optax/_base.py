@@ -66,7 +66,8 @@ class Statistics(Protocol):
 class RuleState(Protocol):
     """The state of a rule, which carries all that its weights need.
 
-    Any NamedTuple of arrays with these members is one. What `advance` makes of a batch without examples is thrown away.
+    Any NamedTuple of arrays with these members is one. What `advance` makes of a batch without examples is thrown away,
+    by a choice between two trees; a state whose tables are too large for that has ``keeps_still = True`` and sees to it.
 
     Attributes:
       step: how often the adversary has moved, int scalar; the clock of its schedules.
@@ -216,9 +217,10 @@ def rule_transformation(
     def _move(state: Any, statistics: Any) -> Any:
         moves = statistics.count > 0
         moved = state.advance(statistics)
-        state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, state)
+        if not getattr(state, "keeps_still", False):
+            moved = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, state)
         step = state.step + moves.astype(jnp.int32)
-        return state._replace(
+        return moved._replace(
             step=step,
             rejected=state.rejected + statistics.rejected.astype(jnp.int32),
             hyperparams=values_at(hyperparams, step),

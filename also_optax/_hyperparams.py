@@ -14,6 +14,9 @@ import numpy as np
 LARGEST = 1e30
 """Statistics saturate at this magnitude, so that sums of finite numbers stay finite in float32."""
 
+LARGEST_LOG = 85.0
+"""exp of it is still finite in float32."""
+
 _Values = TypeVar("_Values", bound=tuple)
 
 

@@ -31,13 +31,15 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from also_optax import _groups, _simplex
+from also_optax import _average, _game, _groups, _scores, _simplex
 from also_optax._base import AxisName, Sums, counts, rule_transformation
 from also_optax._examples import Examples, expand_like
-from also_optax._hyperparams import LARGEST, check_count, check_scalar, is_static_zero, statistics_dtype
+from also_optax._hyperparams import LARGEST, LARGEST_LOG, check_count, check_scalar, is_static_zero, statistics_dtype
+from also_optax.rules.also_scores import AlsoScoresState
 
-LARGEST_LOG = 85.0
-"""exp of it is still finite in float32."""
+
+LARGEST_TABLES = 100_000
+"""Up to so many groups a pass over all of them costs less than finding those of the batch."""
 
 
 class AlsoHyperparams(NamedTuple):
@@ -126,23 +128,12 @@ class AlsoState(NamedTuple):
 
     def diagnostics(self) -> dict[str, jax.Array]:
         """The state of the game between the model and the adversary."""
-        pi = self.group_weights()
-        kl = _simplex.kl_from_prior(self.log_prior, self.tilt, self.log_normalizer)
-        found = {"rejected": self.rejected, "kl": kl, "effective_groups": 1 / jnp.sum(pi**2)}
+        game = (self.log_prior, self.tilt, self.log_normalizer)
+        found = {"rejected": self.rejected} | _game.of_weights(*game)
         if self.average_losses is None:
             return found
-        steps = jnp.maximum(self.step, 1)
-        losses = self.average_losses / (1 - self.hyperparams.average_decay**steps)
-        penalty = self.hyperparams.kl_penalty
-        found |= {
-            "group_losses": losses,
-            "robust_value": jnp.sum(pi * losses) - penalty * kl,
-            "gap": _simplex.adversary_gap(self.log_prior, self.tilt, self.log_normalizer, losses, penalty),
-        }
-        if self.log_frequencies is not None:
-            frequencies = jnp.broadcast_to(jnp.exp(self.log_frequencies), losses.shape)
-            found["erm_value"] = jnp.sum(frequencies * losses)
-        return found
+        losses = self.average_losses / (1 - self.hyperparams.average_decay ** jnp.maximum(self.step, 1))
+        return found | _game.of_losses(*game, self.log_frequencies, losses, self.hyperparams.kl_penalty)
 
     def _log_frequencies_or_pi(self) -> jax.Array:
         if self.log_frequencies is None:
@@ -153,7 +144,7 @@ class AlsoState(NamedTuple):
         """h of the module docstring, saturated."""
         assert statistics.losses is not None  # noqa: S101 (observe has summed them)
         means = statistics.losses / jnp.maximum(statistics.count, 1)
-        inverse = jnp.exp(jnp.minimum(-self._log_frequencies_or_pi(), LARGEST_LOG))
+        inverse = _groups.inverse_of(self._log_frequencies_or_pi(), self.num_groups)
         return jnp.clip(means * inverse, -LARGEST, LARGEST)
 
     def _momentum(self, dual_gradient: jax.Array) -> jax.Array:
@@ -180,6 +171,7 @@ def reweight_by_also(
     prior: ArrayLike | None = None,
     group_frequencies: ArrayLike | Literal["pi"] | None = None,
     lookahead: bool = False,
+    lazy: bool | None = None,
     max_loss: optax.ScalarOrSchedule = jnp.inf,
     average_decay: ArrayLike | None = 0.99,
     axis_name: AxisName = None,
@@ -216,6 +208,10 @@ def reweight_by_also(
         is 1/G; ``"pi"`` says that groups are drawn by the current ``group_weights``, and leaves weights of 1.
       lookahead: the two-point form: weights are read at prox(pi, h_{t-1}). Use it with
         :func:`also_optax.past_extragradient`; `optimism` then has no part in the dual step.
+      lazy: True touches only the batch's entries of pi, in time that does not grow with G. Then
+        :func:`also_optax.diagnostics` has no losses and no gap, and optimism takes back what it lent at the
+        `dual_learning_rate` of the step before. False works through all of pi in every step. None is True for more
+        than 100,000 groups, but not with `lookahead` or ``"pi"``, which need all of pi.
       max_loss: losses above it are rejected; a scalar or a schedule.
       average_decay: decay of the moving average of h that :func:`also_optax.diagnostics` reports on, in [0, 1). None
         keeps none and saves a table of ``[G]``.
@@ -272,7 +268,23 @@ def reweight_by_also(
         log_frequencies = _simplex.log_simplex("group_frequencies", group_frequencies, num_groups, zeros=False)
     keeps_gradient = not (lookahead or is_static_zero(optimism))
 
-    def init(hyperparams: AlsoHyperparams, step: jax.Array) -> AlsoState:
+    by_scores, histogram = _mode(lazy, num_groups, lookahead, drawn_from_pi)
+
+    def init_scores(hyperparams: AlsoHyperparams, step: jax.Array) -> AlsoScoresState:
+        dtype = statistics_dtype()
+        prior = jnp.array(log_prior, dtype)
+        keeps_average = not (histogram or average_decay is None)
+        return AlsoScoresState(
+            step=step,
+            rejected=jnp.zeros([], jnp.int32),
+            hyperparams=hyperparams,
+            log_prior=prior,
+            log_frequencies=jnp.array(log_frequencies, dtype),
+            scores=_scores.start(num_groups, prior, bonus=keeps_gradient, histogram=histogram),
+            average_losses=_average.start(num_groups, dtype) if keeps_average else None,
+        )
+
+    def init_tables(hyperparams: AlsoHyperparams, step: jax.Array) -> AlsoState:
         def table() -> jax.Array:
             return jnp.zeros((num_groups,), statistics_dtype())
 
@@ -295,4 +307,19 @@ def reweight_by_also(
     hyperparams = AlsoHyperparams(
         dual_learning_rate, kl_penalty, optimism, max_loss, 0.0 if average_decay is None else average_decay
     )
+    init = init_scores if by_scores else init_tables
     return rule_transformation("reweight_by_also", init, hyperparams, axis_name)
+
+
+def _mode(lazy: Any, num_groups: int, lookahead: bool, drawn_from_pi: bool) -> tuple[bool, bool]:
+    """Whether the weights are kept as scores, and whether their normaliser comes from a histogram."""
+    if lazy is not None and not isinstance(lazy, bool):
+        raise TypeError(f"`lazy` must be True, False or None, got {lazy!r}.")
+    needs_tables = lookahead or drawn_from_pi
+    if lazy and needs_tables:
+        raise ValueError(
+            '`lazy=True` goes with neither `lookahead=True` nor `group_frequencies="pi"`; pass `lazy=False` for the '
+            "form that takes time in proportion to `num_groups`."
+        )
+    by_scores = lazy is True or (num_groups > LARGEST_TABLES and not needs_tables)
+    return by_scores, by_scores and lazy is not False

@@ -1,0 +1,46 @@
+"""Statistics that are the examples themselves: pairs of an id and a loss, for rules whose tables are too large to send."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from also_optax import _groups
+from also_optax._base import counts
+from also_optax._examples import Examples
+
+
+class Pairs(NamedTuple):
+    """The ids and losses of a batch; merging appends.
+
+    Attributes:
+      count: how many examples counted, scalar.
+      rejected: how many could not be used, scalar.
+      ids: int ``[P]``, as they were given.
+      losses: sums over the entries of each id, ``[P]``.
+      valid: whether the pair has a part, ``[P]``; then its id is in ``[0, G)``.
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # tuple.count, which nobody needs here
+    rejected: jax.Array
+    ids: jax.Array
+    losses: jax.Array
+    valid: jax.Array
+
+    def merge(self, other: "Pairs") -> "Pairs":
+        """Pairs of both."""
+        joined = (jnp.concatenate([mine, others]) for mine, others in zip(self[2:], other[2:], strict=True))
+        return Pairs(self.count + other.count, self.rejected + other.rejected, *joined)
+
+    def pool(self, axis_name: str | tuple[str, ...]) -> "Pairs":
+        """Pairs of all shards."""
+        count, rejected = jax.lax.psum((self.count, self.rejected), axis_name)
+        return Pairs(count, rejected, *(_groups.all_gather(part, axis_name) for part in self[2:]))
+
+
+def pairs_of(examples: Examples) -> Pairs:
+    """The pairs of a batch: one for each of its ids."""
+    assert examples.groups is not None  # noqa: S101 (as_examples has required them)
+    trailing = tuple(range(examples.groups.ndim, examples.losses.ndim))
+    losses, valid = examples.losses.sum(trailing), examples.valid.any(trailing)
+    return Pairs(*counts(examples), examples.groups.ravel(), losses.ravel(), valid.ravel())

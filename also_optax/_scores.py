@@ -1,0 +1,252 @@
+r"""Weights of very many entries that a step touches only where its batch is: unnormalised scores, and their normaliser.
+
+A prox step divides *every* tilt :math:`u_i` of ``_simplex`` by one number, :math:`1 + p`. With
+
+.. math::
+   u_i = a v_i + c_i, \qquad \log \pi_i = \log \hat\pi_i + u_i - \log \sum_j \hat\pi_j e^{u_j}
+
+that is one scalar, the scale :math:`a`, and a table :math:`v` of which only the batch's entries change. The bonus
+:math:`c` is what optimism lends an entry for one step; it counts where ``visited`` says that the last step was here.
+
+The normaliser is a sum over all entries. The batch's own are added up one by one. The rest is either summed over the
+table, in two passes that only read it, or taken from a ``_histogram`` of the scores, which makes a step :math:`O(B)`.
+
+The tables are never copied: each write depends on all that was read before it (:func:`_after`), and what is rare runs
+in loops of at most one round, since a branch would copy.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from also_optax import _groups, _histogram
+from also_optax._histogram import Histogram, Touched
+from also_optax._hyperparams import LARGEST, statistics_dtype
+from also_optax._precise import Scale, power_of_two
+
+LARGEST_SCORE = 2.0**100
+LARGEST_PULL = 2.0**60
+MOST_HALVINGS = 40
+"""After so many halvings the scale is multiplied into the table."""
+
+
+class Scores(NamedTuple):
+    """Tilts of n entries in the form of the module docstring.
+
+    Attributes:
+      values: v, ``[n]``.
+      bonus: c, ``[n]``; None without optimism.
+      visited: the number of the step after each entry's last move, int ``[n]``; None without optimism.
+      scale: a, as a :class:`Scale`, ``[3]``.
+      normalizer: a reference score r, and log of the sum of prior·exp(u - a·r), ``[2]``.
+      histogram: of all scores; None where the normaliser is summed over the table.
+    """
+
+    values: jax.Array
+    bonus: jax.Array | None
+    visited: jax.Array | None
+    scale: jax.Array
+    normalizer: jax.Array
+    histogram: Histogram | None
+
+    @property
+    def size(self) -> int:
+        """n."""
+        return self.values.shape[0]
+
+    def log_ratio(self, ids: jax.Array, step: jax.Array) -> jax.Array:
+        """log(pi/prior) at `ids` before step number `step`; anything at ids outside ``[0, n)``."""
+        read = (None if table is None else _groups.take(table, ids) for table in self[:3])
+        return self._log_ratio(*read, step)
+
+    def log_ratios(self, step: jax.Array) -> jax.Array:
+        """log(pi/prior) of all entries, ``[n]``."""
+        return self._log_ratio(*self[:3], step)
+
+    def move(
+        self,
+        ids: jax.Array,
+        moves: jax.Array,
+        ascent: jax.Array,
+        bonus: jax.Array,
+        pull: jax.Array,
+        step: jax.Array,
+        log_prior: jax.Array,
+    ) -> "Scores":
+        """The scores after u' = (u - c + ascent) / (1 + pull), of which c' = bonus is for the next step only.
+
+        Args:
+          ids: entries, ``[B]``; what comes twice is added up.
+          moves: which of them do, bool ``[B]``; their ids are in ``[0, n)``. If none does, nothing changes.
+          ascent: what is added, ``[B]``.
+          bonus: c', ``[B]``; has no part where this keeps no bonus.
+          pull: scalar, at least 0.
+          step: the number of this move.
+          log_prior: log of the prior, ``[n]``, or a scalar.
+        """
+        any_move = jnp.any(moves)
+        before = Scale(*self.scale)
+        scale = before.divided(jnp.log1p(jnp.where(any_move, jnp.minimum(pull, LARGEST_PULL), 0)))
+        rise = _saturated(ascent / before.value, LARGEST_SCORE)
+        if self.bonus is None:
+            bonus = jnp.zeros_like(bonus)
+        else:
+            rise = rise - _saturated(bonus / scale.value, LARGEST_SCORE)
+        touched, values = _touch(self.values, ids, moves, rise, bonus, _groups.mass_at(log_prior, ids, self.size))
+        if self.histogram is None:
+            values = _groups.put(values, touched.ids, jnp.full_like(touched.new, -jnp.inf))
+            values, new, scale = _rescaled(values, touched.new, scale, scale.halvings >= MOST_HALVINGS)
+            touched = touched._replace(new=new)
+            normalizer = _with_touched(_summed(values, scale.value, log_prior), scale.value, touched, self.size)
+            values = _groups.put(values, touched.ids, _after(normalizer[1], touched.new))
+            histogram = None
+        else:
+            values = _groups.put(values, touched.ids, touched.new)
+            rest = _histogram.changed(self.histogram, touched.old, touched.mass, -1)
+            rest = _histogram.widened(rest, scale.value, touched.new, touched.mass)
+            values, touched, scale, rest, normalizer = _maintained(values, touched, scale, rest, log_prior)
+            histogram = _histogram.changed(rest, touched.new, touched.mass, 1)
+        moved = self._replace(
+            values=values,
+            scale=jnp.stack(scale),
+            normalizer=jnp.where(any_move, normalizer, self.normalizer),
+            histogram=histogram,
+        )
+        if self.bonus is None or self.visited is None:
+            return moved
+        old_bonus, visited = _groups.take(self.bonus, ids), _groups.take(self.visited, ids)
+        return moved._replace(
+            bonus=_groups.put(self.bonus, touched.ids, _after(old_bonus, touched.bonus)),
+            visited=_groups.put(self.visited, touched.ids, jnp.where(visited < 0, visited, step + 1)),
+        )
+
+    def _log_ratio(
+        self, values: jax.Array, bonus: jax.Array | None, visited: jax.Array | None, step: jax.Array
+    ) -> jax.Array:
+        reference, log_mass = self.normalizer
+        relative = Scale(*self.scale).value * (values - reference)
+        if bonus is not None:
+            relative = relative + jnp.where(visited == step, bonus, 0)
+        return relative - log_mass
+
+
+def start(size: int, log_prior: jax.Array, *, bonus: bool, histogram: bool) -> Scores:
+    """Tilts of zero: the prior.
+
+    Args:
+      size: n.
+      log_prior: log of the prior, ``[n]``, or a scalar.
+      bonus: whether moves lend a bonus.
+      histogram: whether the normaliser comes from a histogram.
+    """
+    dtype = statistics_dtype()
+    normalizer, bins = jnp.zeros((2,), dtype), None
+    if histogram:
+        eligible = size if log_prior.ndim == 0 else jnp.sum(_groups.mass_of(log_prior, size) > 0)
+        bins = _histogram.start(size, eligible)
+        normalizer = jnp.stack(_histogram.normalizer(bins, jnp.ones([], dtype), size))
+    return Scores(
+        values=jnp.zeros((size,), dtype),
+        bonus=jnp.zeros((size,), dtype) if bonus else None,
+        visited=jnp.zeros((size,), jnp.int32) if bonus else None,
+        scale=jnp.zeros((3,), dtype),
+        normalizer=normalizer,
+        histogram=bins,
+    )
+
+
+def _touch(
+    values: jax.Array, ids: jax.Array, moves: jax.Array, rise: jax.Array, bonus: jax.Array, mass: jax.Array
+) -> tuple[Touched, jax.Array]:
+    """Each entry of the batch once, and the table, in which it is marked.
+
+    The table itself tells which positions of the batch share an entry: each writes its own there, and reads whose
+    stayed.
+    """
+    size, positions = ids.size, jnp.arange(ids.size, dtype=values.dtype)
+    old = _groups.take(values, ids)
+    moves = moves & (mass > 0)
+    values = _groups.put(values, jnp.where(moves, ids, values.size), _after(old, positions))
+    owner = jnp.where(moves, _groups.take(values, ids), size).astype(jnp.int32)
+    chosen = owner == jnp.arange(size)
+    rise, bonus = (_groups.segment_sum(terms, owner, size) for terms in (rise, bonus))
+    touched = Touched(
+        ids=jnp.where(chosen, ids, values.size),
+        old=old,
+        new=_saturated(old + rise, LARGEST_SCORE),
+        bonus=_saturated(bonus, LARGEST),
+        mass=jnp.where(chosen, mass, 0),
+    )
+    return touched, values
+
+
+def _rescaled(
+    values: jax.Array, new: jax.Array, scale: Scale, needed: jax.Array
+) -> tuple[jax.Array, jax.Array, Scale]:
+    """The same tilts, with the halvings of the scale multiplied into the scores, where `needed`."""
+
+    def multiply(carry: tuple) -> tuple:
+        values, new, scale, _ = carry
+        factor = power_of_two(-scale.halvings)
+        return values * factor, new * factor, scale._replace(halvings=jnp.zeros_like(scale.halvings)), jnp.array(False)
+
+    return jax.lax.while_loop(lambda carry: carry[-1], multiply, (values, new, scale, needed))[:3]
+
+
+def _maintained(
+    values: jax.Array, touched: Touched, scale: Scale, rest: Histogram, log_prior: jax.Array
+) -> tuple[jax.Array, Touched, Scale, Histogram, jax.Array]:
+    """The table and the histogram of all but the batch, made again where they need it, and the normaliser of all."""
+    size = values.size
+
+    def evaluated(rest: Histogram, scale: Scale, touched: Touched) -> tuple[jax.Array, jax.Array]:
+        of_rest = _histogram.normalizer(rest, scale.value, size)
+        normalizer = _with_touched(of_rest, scale.value, touched, size)
+        worn = (scale.halvings >= MOST_HALVINGS) | _histogram.leaves_out(rest, scale.value, normalizer)
+        return normalizer, worn
+
+    def renew(carry: tuple) -> tuple:
+        _, _, values, new, scale, _ = carry
+        values, new, scale = _rescaled(values, new, scale, scale.halvings > 0)
+        here = touched._replace(new=new)
+        rest = _histogram.changed(_histogram.made(values, scale.value, log_prior), new, here.mass, -1)
+        normalizer, _ = evaluated(rest, scale, here)
+        return jnp.array(False), rest, values, new, scale, normalizer
+
+    normalizer, worn = evaluated(rest, scale, touched)
+    _, rest, values, new, scale, normalizer = jax.lax.while_loop(
+        lambda carry: carry[0], renew, (worn, rest, values, touched.new, scale, normalizer)
+    )
+    return values, touched._replace(new=new), scale, rest, normalizer
+
+
+def _summed(values: jax.Array, scale: jax.Array, log_prior: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """As :func:`_histogram.normalizer`, from the table; entries at minus infinity have no part."""
+    mass = _groups.mass_of(log_prior, values.size)
+    reference = jnp.max(values) if log_prior.ndim == 0 else jnp.max(values, where=mass > 0, initial=-jnp.inf)
+    finite = jnp.where(jnp.isneginf(reference), 0, reference)
+    total = jnp.sum(mass * jnp.exp(scale * jnp.minimum(values - finite, 0)))
+    return reference, jnp.log(total / values.size)
+
+
+def _with_touched(
+    rest: tuple[jax.Array, jax.Array], scale: jax.Array, touched: Touched, size: int
+) -> jax.Array:
+    """The normaliser, ``[2]``, of the rest, as reference and log mass, and the batch's entries with their bonus."""
+    reference, log_mass = rest
+    chosen = touched.mass > 0
+    highest = jnp.maximum(reference, jnp.max(touched.new, where=chosen, initial=-jnp.inf))
+    tilts = scale * (touched.new - highest) + touched.bonus
+    logs = jnp.where(chosen, tilts + jnp.log(jnp.where(chosen, touched.mass, 1) / size), -jnp.inf)
+    log_rest = jnp.where(jnp.isneginf(reference), -jnp.inf, log_mass + scale * (reference - highest))
+    return jnp.stack([highest, jax.nn.logsumexp(jnp.append(logs, log_rest))])
+
+
+def _after(read: jax.Array, values: jax.Array) -> jax.Array:
+    """`values`, which cannot be known before `read`: a table that is read and then written stays where it is."""
+    return jnp.where(jnp.isnan(read), read, values)
+
+
+def _saturated(values: jax.Array, largest: float) -> jax.Array:
+    return jnp.clip(values, -largest, largest)

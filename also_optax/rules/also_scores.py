@@ -1,0 +1,101 @@
+r"""ALSO with very many weights, one per example: the rule of ``also``, which a step moves where its batch is.
+
+The equations are those of ``also``. With ``_scores``, the tilt of the prior is :math:`u_i = a v_i + c_i` and its step,
+
+.. math::
+   u_{t+1} = \frac{u_t + \eta\,((1+\alpha) h_t - \alpha h_{t-1})}{1 + \eta\tau},
+
+is one of the batch's entries alone: :math:`h_t` is zero elsewhere, and what optimism takes back of :math:`h_{t-1}` is
+lent in the step before, as the bonus :math:`c = \eta\alpha h_{t-1}`, at that step's :math:`\eta`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from also_optax import _game, _groups, _simplex
+from also_optax._average import SparseAverage
+from also_optax._examples import Examples, expand_like
+from also_optax._hyperparams import LARGEST, LARGEST_LOG
+from also_optax._pairs import Pairs, pairs_of
+from also_optax._scores import Scores
+
+
+class AlsoScoresState(NamedTuple):
+    """State of :func:`also_optax.reweight_by_also` that a step moves where its batch is.
+
+    Attributes:
+      step: how often the adversary has moved.
+      rejected: how many examples could not be used.
+      hyperparams: the values for the next step.
+      log_prior: log of the prior, ``[G]``, or the scalar ``-log(G)`` where it is uniform.
+      log_frequencies: log of q, ``[G]`` or the scalar ``-log(G)``.
+      scores: the tilts, ``[G]``, and their normaliser.
+      average_losses: moving average of h; None where it is not kept.
+    """
+
+    step: jax.Array
+    rejected: jax.Array
+    hyperparams: Any
+    log_prior: jax.Array
+    log_frequencies: jax.Array
+    scores: Scores
+    average_losses: SparseAverage | None
+
+    keeps_still = True  # without examples
+
+    @property
+    def num_groups(self) -> int:
+        """G."""
+        return self.scores.size
+
+    def observe(self, examples: Examples) -> Pairs:
+        """The ids and losses of the batch."""
+        return pairs_of(examples)
+
+    def advance(self, statistics: Pairs) -> "AlsoScoresState":
+        """The prox step of the module docstring on the batch's dual gradient."""
+        step_size, penalty, optimism, _, average_decay = self.hyperparams
+        ids, losses, valid = statistics.ids, statistics.losses, statistics.valid
+        inverse = _groups.inverse_of(_groups.take(self.log_frequencies, ids), self.num_groups)
+        dual_gradient = _saturated(losses / jnp.maximum(statistics.count, 1) * inverse)
+        ascent = _saturated(step_size * dual_gradient)
+        lent = _saturated(optimism * ascent)
+        if self.scores.bonus is not None:
+            ascent = jnp.where(self.step == 0, ascent, _saturated(ascent + lent))
+        scores = self.scores.move(ids, valid, ascent, lent, step_size * penalty, self.step, self.log_prior)
+        average = self.average_losses
+        if average is not None:
+            decay = jnp.where(jnp.any(valid), average_decay, 1)
+            average = average.updated(jnp.where(valid, ids, self.num_groups), dual_gradient, decay)
+        return self._replace(scores=scores, average_losses=average)
+
+    def weigh(self, statistics: Pairs | None, examples: Examples) -> jax.Array:
+        """Weights pi/q of each example's entry."""
+        del statistics
+        assert examples.groups is not None  # noqa: S101 (as_examples has required them)
+        groups = examples.groups.ravel()
+        log_ratio = _groups.take(self.log_prior, groups) - _groups.take(self.log_frequencies, groups)
+        log_ratio = log_ratio + self.scores.log_ratio(groups, self.step)
+        weights = jnp.exp(jnp.minimum(log_ratio, LARGEST_LOG)).reshape(examples.groups.shape)
+        return jnp.broadcast_to(expand_like(weights, examples.losses), examples.losses.shape)
+
+    def group_weights(self) -> jax.Array:
+        """pi, ``[G]``, in a pass over all."""
+        return jax.nn.softmax(self.log_prior + self.scores.log_ratios(self.step))
+
+    def diagnostics(self) -> dict[str, jax.Array]:
+        """The state of the game, in a few passes over all weights."""
+        zero = jnp.zeros([], self.scores.values.dtype)
+        game = (self.log_prior, self.scores.log_ratios(self.step), _simplex.LogNormalizer(zero, zero))
+        found = {"rejected": self.rejected} | _game.of_weights(*game)
+        if self.average_losses is None:
+            return found
+        debias = 1 - self.hyperparams.average_decay ** jnp.maximum(self.step, 1)
+        losses = self.average_losses.value() / debias
+        return found | _game.of_losses(*game, self.log_frequencies, losses, self.hyperparams.kl_penalty)
+
+
+def _saturated(values: jax.Array) -> jax.Array:
+    return jnp.clip(values, -LARGEST, LARGEST)
