@@ -14,12 +14,14 @@ from also_optax._optimism import PastExtragradientState, eval_params, optimistic
 from also_optax._read import example_weights, group_weights, merge, observe, reweight, value_and_grad
 from also_optax.rules.absgd import AbsgdState, reweight_by_absgd
 from also_optax.rules.also import AlsoState, reweight_by_also
+from also_optax.rules.also_scores import AlsoScoresState
 from also_optax.rules.rgd import RgdState, reweight_by_rgd
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AbsgdState",
+    "AlsoScoresState",
     "AlsoState",
     "MultiStepsState",
     "PastExtragradientState",

@@ -124,7 +124,8 @@ def changed(histogram: Histogram, scores: jax.Array, mass: jax.Array, sign: int)
     lost = jnp.any(bins < 0) & (sign > 0)
     window = window._replace(whole=jnp.where(lost, 0, window.whole))
     # An empty bin forgets what rounding left in it.
-    return Histogram(counts, jnp.where(counts > 0, jnp.stack([head, tail]), 0), jnp.stack(window))
+    moments = jnp.where((counts > 0)[None, None], jnp.stack([head, tail]), 0)
+    return Histogram(counts, moments, jnp.stack(window))
 
 
 def normalizer(histogram: Histogram, scale: jax.Array, num_entries: int) -> tuple[jax.Array, jax.Array]:
@@ -224,7 +225,7 @@ def _merged(histogram: Histogram, low: jax.Array, high: jax.Array) -> Histogram:
     lowest = jnp.where(window.whole > 0, lowest, jnp.maximum(lowest, jnp.ceil(window.lowest * factor)))
     numbers = window.lowest + jnp.arange(BINS, dtype=lowest.dtype)
     parents = jnp.floor(numbers * factor)
-    shift = (numbers + 0.5) * factor - (parents + 0.5)
+    shift = ((numbers + 0.5) * factor - (parents + 0.5))[None]
     mass, first, second = histogram.moments[:, 0], histogram.moments[:, 1], histogram.moments[:, 2]
     second = second * factor**2 + 2 * shift * (first * factor) + shift**2 * mass
     first = first * factor + shift * mass
@@ -251,9 +252,8 @@ def _moments_of(window: Window, scores: jax.Array, mass: jax.Array) -> tuple[jax
     positions = window.positions(scores)
     numbers = jnp.floor(positions)
     about_centre = positions - numbers - 0.5
-    return _as_index(numbers - window.lowest), mass * jnp.stack(
-        [jnp.ones_like(about_centre), about_centre, about_centre**2]
-    )
+    moments = jnp.stack([mass, mass * about_centre, mass * about_centre**2])
+    return _as_index(numbers - window.lowest), moments
 
 
 def _as_index(bins: jax.Array) -> jax.Array:
@@ -262,6 +262,6 @@ def _as_index(bins: jax.Array) -> jax.Array:
 
 def _by_bin(moments: jax.Array, bins: jax.Array) -> jax.Array:
     """Sums by bin, ``[3, K]``, of moments ``[3, B]`` at bins ``[B]``."""
-    rows = jnp.arange(3)[:, None] * BINS + bins
-    rows = jnp.where((bins >= 0) & (bins < BINS), rows, 3 * BINS)
+    rows = jnp.where((bins >= 0) & (bins < BINS), bins, 3 * BINS)
+    rows = BINS * jnp.arange(3)[:, None] + rows[None]
     return _groups.segment_sum(moments.ravel(), rows.ravel(), 3 * BINS).reshape(3, BINS)

@@ -39,6 +39,13 @@ def _also(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
     return also_optax.also(**hyperparams)
 
 
+def _also_by_scores(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
+    """The form that otherwise begins at a hundred thousand groups."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("also_optax.rules.also.LARGEST_TABLES", 0)
+        return _also_rule(lazy=False, **hyperparams)
+
+
 ALSO = {"dual_learning_rate": 0.3, "kl_penalty": 0.5}
 ABSGD = {"temperature": 3.0, "averaging_rate": 0.4}
 RULES = {
@@ -52,6 +59,9 @@ RULES = {
     ),
     "also_without_average": Row(functools.partial(_also_rule, average_decay=None), ALSO, groups=True),
     "also_lookahead": Row(functools.partial(_also_rule, lookahead=True), ALSO, groups=True),
+    "also_lazy": Row(functools.partial(_also_rule, lazy=True), ALSO, groups=True),
+    "also_lazy_without_optimism": Row(functools.partial(_also_rule, lazy=True, optimism=0), ALSO, groups=True),
+    "also_by_scores": Row(_also_by_scores, ALSO, groups=True),
     "absgd": Row(also_optax.reweight_by_absgd, ABSGD),
     "absgd_for_label_noise": Row(also_optax.reweight_by_absgd, {"temperature": -2.0, "averaging_rate": 0.4}),
     "rgd": Row(also_optax.reweight_by_rgd, {"clip": 2.0}),
@@ -62,6 +72,7 @@ RULES = {
 OPTIMIZERS = {
     "also": Row(_also, ALSO, groups=True),
     "also_lookahead": Row(functools.partial(_also, lookahead=True), ALSO, groups=True),
+    "also_lazy": Row(functools.partial(_also, lazy=True), ALSO, groups=True),
     "absgd": Row(functools.partial(also_optax.absgd, 0.01), ABSGD),
     "abadam": Row(functools.partial(also_optax.abadam, 0.02), ABSGD),
     "rgd": Row(functools.partial(also_optax.rgd, 0.02), {"clip": 2.0}),
@@ -150,8 +161,8 @@ def test_statistics_of_nothing_merge_to_no_change(row):
     batch = problems.batch_at(STACKED, 1)
     seen = also_optax.observe(state, batch.y**2, batch.groups)
     nothing = also_optax.observe(state, batch.y**2, batch.groups, where=jnp.zeros(8, bool))
-    assert_same(also_optax.merge(seen, nothing), seen)
-    assert_same(also_optax.merge(nothing, seen), seen)
+    for merged in (also_optax.merge(seen, nothing), also_optax.merge(nothing, seen)):
+        assert_same(told(state, merged), told(state, seen))
 
 
 @rules
@@ -159,7 +170,14 @@ def test_merged_statistics_are_those_of_both(row):
     _, (state, *_) = trained_rule(row)
     batch = problems.batch_at(STACKED, 1)
     parts = [also_optax.observe(state, batch.y[part] ** 2, batch.groups[part]) for part in (slice(3), slice(3, 8))]
-    assert_same(also_optax.merge(*parts), also_optax.observe(state, batch.y**2, batch.groups))
+    whole = also_optax.observe(state, batch.y**2, batch.groups)
+    assert_same(told(state, also_optax.merge(*parts)), told(state, whole))
+
+
+def told(state: Any, statistics: Any) -> Any:
+    """What statistics say to a rule; those that list the examples may list them differently."""
+    told = (statistics.count, statistics.rejected, state.advance(statistics))
+    return told if hasattr(statistics, "ids") else (*told, statistics)
 
 
 @rules
