@@ -1,8 +1,8 @@
 """The segment_sum kernel: sums of examples by group, and each example's entry of a table of groups.
 
 Both ignore ids outside ``[0, G)``: those add nothing and read 0. Both work on a mesh whose axes are Explicit, where
-JAX asks for the sharding of a scatter's or gather's result: sums by group are replicated (the batch's shards are added
-up), and entries read by a batch are sharded like the batch.
+JAX asks for the sharding of a scatter's or gather's result: sums by group are sharded like the table that they are for
+(the batch's shards are added up), and entries read by a batch are sharded like the batch.
 """
 
 from collections.abc import Sequence
@@ -14,37 +14,40 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from also_optax._examples import Examples
 
 
-def segment_sum(values: jax.Array, groups: jax.Array, num_groups: int) -> jax.Array:
+def segment_sum(values: jax.Array, groups: jax.Array, num_groups: int, *, like: jax.Array | None = None) -> jax.Array:
     """Sums of `values` by group.
 
     Args:
       values: ``[B]`` (or ``[B, ...]``, with `groups` of the same shape).
       groups: int ids; those outside ``[0, num_groups)`` add nothing.
       num_groups: G.
+      like: the table ``[G]`` that the sums are for, whose sharding they get on an Explicit mesh; None: replicated.
 
     Returns:
       Sums, ``[G]``, in the dtype of `values`.
     """
-    return (
-        jnp.zeros((num_groups,), values.dtype)
-        .at[groups]
-        .add(values, mode="drop", wrap_negative_indices=False, out_sharding=_replicated(values))
-    )
+    sharding = None if like is None else _explicit_sharding(like)
+    if sharding is None or sharding.is_fully_replicated:
+        table, sharding = jnp.zeros((num_groups,), values.dtype), _replicated(values)
+    else:  # few pairs to every shard of the table, in place of a whole table from every shard of the batch
+        table = jnp.zeros((num_groups,), values.dtype, device=sharding)
+        values, groups = (jax.sharding.reshard(of, _replicated(table)) for of in (values, groups))
+    return table.at[groups].add(values, mode="drop", wrap_negative_indices=False, out_sharding=sharding)
 
 
 def take(table: jax.Array, groups: jax.Array) -> jax.Array:
     """Entries of `table`, ``[G]`` or a scalar for all groups, at `groups`; 0 at ids outside ``[0, G)``."""
     if table.ndim == 0:
         return table
-    sharding = jax.typeof(groups).sharding if _replicated(groups) is not None else None
+    sharding = _explicit_sharding(groups) or _replicated(table)
     return table.at[groups].get(mode="fill", fill_value=0, wrap_negative_indices=False, out_sharding=sharding)
 
 
-def loss_sums(examples: Examples, num_groups: int) -> jax.Array:
-    """Sums of the losses by group, ``[G]``; the entries of one row of ``[B, T]`` are added up first."""
+def loss_sums(examples: Examples, num_groups: int, *, like: jax.Array | None = None) -> jax.Array:
+    """:func:`segment_sum` of the losses, ``[G]``; the entries of one row of ``[B, T]`` are added up first."""
     assert examples.groups is not None  # noqa: S101 (as_examples has required them)
     per_id = examples.losses.sum(axis=_trailing_axes(examples))
-    return segment_sum(per_id, examples.groups, num_groups)
+    return segment_sum(per_id, examples.groups, num_groups, like=like)
 
 
 def _trailing_axes(examples: Examples) -> Sequence[int]:
@@ -52,8 +55,14 @@ def _trailing_axes(examples: Examples) -> Sequence[int]:
 
 
 def _replicated(array: jax.Array) -> NamedSharding | None:
-    """The replicated sharding on `array`'s mesh if all its axes are Explicit, else None: nothing to ask for."""
-    mesh = jax.typeof(array).sharding.mesh
-    if mesh.empty or any(axis_type != AxisType.Explicit for axis_type in mesh.axis_types):
+    """The replicated sharding on `array`'s mesh if all its axes are Explicit, else None."""
+    sharding = _explicit_sharding(array)
+    return None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
+
+
+def _explicit_sharding(array: jax.Array) -> NamedSharding | None:
+    """The sharding in `array`'s type if all axes of its mesh are Explicit, else None: nothing to ask for."""
+    sharding = jax.typeof(array).sharding
+    if sharding.mesh.empty or any(axis_type != AxisType.Explicit for axis_type in sharding.mesh.axis_types):
         return None
-    return NamedSharding(mesh, PartitionSpec())
+    return sharding
