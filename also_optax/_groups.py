@@ -27,11 +27,11 @@ def segment_sum(values: jax.Array, groups: jax.Array, num_groups: int, *, like: 
       Sums, ``[G]``, in the dtype of `values`.
     """
     sharding = None if like is None else _explicit_sharding(like)
-    if sharding is None or sharding.is_fully_replicated:
+    if like is None or sharding is None or sharding.is_fully_replicated:
         table, sharding = jnp.zeros((num_groups,), values.dtype), _replicated(values)
     else:  # few pairs to every shard of the table, in place of a whole table from every shard of the batch
         table = jnp.zeros((num_groups,), values.dtype, device=sharding)
-        values, groups = (jax.sharding.reshard(of, _replicated(table)) for of in (values, groups))
+        values, groups = (jax.sharding.reshard(of, _replicated(like)) for of in (values, groups))
     return table.at[groups].add(values, mode="drop", wrap_negative_indices=False, out_sharding=sharding)
 
 

@@ -21,8 +21,9 @@ def state_shardings(tx: optax.GradientTransformation, params: Any, mesh: Mesh, *
     ``jax.jit``, on Auto and Explicit meshes: inside ``shard_map`` a rule needs its tables whole.
 
     The result fits ``jax.jit(tx.init, out_shardings=...)`` and ``jax.device_put(opt_state, ...)``, and also
-    ``out_shardings`` of a step on an Auto mesh, where the compiler would choose. To restore a checkpoint onto any mesh,
-    give Orbax the leaves of ``jax.eval_shape(tx.init, params)`` as ``jax.ShapeDtypeStruct(shape, dtype, sharding=...)``.
+    ``out_shardings`` of a step on an Auto mesh, where the compiler would choose. To restore a checkpoint onto any
+    mesh, give Orbax ``jax.ShapeDtypeStruct(shape, dtype, sharding=...)`` for the leaves of
+    ``jax.eval_shape(tx.init, params)``.
 
     Args:
       tx: any optimizer, with a rule inside or without.
@@ -41,14 +42,13 @@ def state_shardings(tx: optax.GradientTransformation, params: Any, mesh: Mesh, *
 
     Examples:
       >>> import jax, jax.numpy as jnp, also_optax
-      >>> mesh = jax.make_mesh((1,), ("data",))
+      >>> mesh = jax.sharding.Mesh(jax.devices()[:1], "data")
       >>> tx = also_optax.also(1e-3, num_groups=1000)
       >>> params = {"w": jnp.zeros(3)}
       >>> shardings = also_optax.state_shardings(tx, params, mesh, groups_axis="data")
       >>> opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
-      >>> rule_state = opt_state[0]
-      >>> print(rule_state.tilt.sharding.spec, rule_state.step.sharding.spec)
-      P('data',) P()
+      >>> print(*(tuple(leaf.sharding.spec) for leaf in (opt_state[0].tilt, opt_state[0].step)))
+      ('data',) ()
     """
     axes = () if groups_axis is None else (groups_axis,) if isinstance(groups_axis, str) else tuple(groups_axis)
     if unknown := [axis for axis in axes if axis not in mesh.axis_names]:
