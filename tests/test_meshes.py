@@ -94,20 +94,28 @@ def batches_for(kind: str, steps: int = STEPS) -> problems.Batch:
 
 
 def trained(
-    tx: Any, stacked: problems.Batch, mesh: Any, batch_axes: Any = "data", groups_axis: Any = None, step: Any = None
+    tx: Any,
+    stacked: problems.Batch,
+    mesh: Any,
+    batch_axes: Any = "data",
+    groups_axis: Any = None,
+    *,
+    step: Any = None,
+    start: Any = None,
 ) -> tuple[Any, Any]:
     """Parameters and state after all batches on `mesh`, whose shardings are still those of the start."""
     step = step or problems.train_step
     with jax.set_mesh(mesh):
         params = jax.device_put(problems.init_params(), NamedSharding(mesh, WHOLE))
         shardings = also_optax.state_shardings(tx, params, mesh, groups_axis=groups_axis)
-        opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
+        if start is None:
+            start = params, jax.jit(tx.init, out_shardings=shardings)(params)
         stacked = jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(None, batch_axes)))
 
         def run(carry, stacked):
             return jax.lax.scan(lambda carry, batch: (step(tx, *carry, batch), None), carry, stacked)[0]
 
-        result = jax.block_until_ready(jax.jit(run, donate_argnums=0)((params, opt_state), stacked))
+        result = jax.block_until_ready(jax.jit(run, donate_argnums=0)(start, stacked))
     assert_placed(result[1], shardings)
     return result
 
