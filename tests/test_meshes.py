@@ -321,9 +321,9 @@ def test_an_axis_that_is_not_mapped_is_named():
                 with pytest.raises(
                     ValueError, match=r"'modle' is not a mapped axis here: name the axes of .*shard_map"
                 ):
-                    jax.shard_map(fn, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=WHOLE)(batch)
+                    jax.eval_shape(jax.shard_map(fn, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=WHOLE), batch)
                 with pytest.raises(ValueError, match=r"or leave it out under `jax\.jit` alone"):
-                    jax.jit(fn)(batch)
+                    jax.eval_shape(fn, batch)
 
 
 def test_multi_steps_names_an_axis_that_is_not_mapped():
