@@ -12,6 +12,7 @@ from also_optax._base import Reweighted
 from also_optax._diagnostics import diagnostics
 from also_optax._optimism import PastExtragradientState, eval_params, optimistic_gradient, past_extragradient
 from also_optax._read import example_weights, group_weights, merge, observe, reweight, value_and_grad
+from also_optax._sharding import state_shardings
 from also_optax.rules.absgd import AbsgdState, reweight_by_absgd
 from also_optax.rules.also import AlsoState, reweight_by_also
 from also_optax.rules.also_scores import AlsoScoresState
@@ -45,5 +46,6 @@ __all__ = [
     "reweight_by_also",
     "reweight_by_rgd",
     "rgd",
+    "state_shardings",
     "value_and_grad",
 ]

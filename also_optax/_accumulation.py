@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from also_optax._base import AxisName, examples_for
+from also_optax._base import AxisName, examples_for, pooled
 from also_optax._examples import no_examples
 from also_optax._hyperparams import check_count
 from also_optax._read import find_rule_state
@@ -92,9 +92,7 @@ def multi_steps(
         rule_state = find_rule_state(state.inner_state)
         if losses is None:
             raise TypeError("`multi_steps` needs each micro-batch's `losses`: pass `**rw.extra_args` to `tx.update`.")
-        seen = rule_state.observe(examples_for(rule_state, losses, groups, where))
-        if axis_name is not None:
-            seen = seen.pool(axis_name)
+        seen = pooled(rule_state.observe(examples_for(rule_state, losses, groups, where)), axis_name)
         # With the statistics of the whole given, a gradient is a share of the whole: shares are added up as they are.
         scale = seen.count if statistics is None else statistics.count
 
@@ -102,12 +100,12 @@ def multi_steps(
             return total + jnp.where(scale > 0, scale * gradient.astype(total.dtype), 0)  # 0 times NaN is NaN
 
         gradient_sum = jax.tree.map(add, state.gradient_sum, updates)
-        pooled = state.statistics.merge(seen)
+        merged = state.statistics.merge(seen)
         micro_step = state.micro_step + 1
 
         def step(inner_state: Any) -> tuple[Any, Any]:
-            mean = jax.tree.map(lambda t, g: (t / jnp.maximum(pooled.count, 1)).astype(g.dtype), gradient_sum, updates)
-            return tx.update(mean, inner_state, params, statistics=pooled, **extra_args)
+            mean = jax.tree.map(lambda t, g: (t / jnp.maximum(merged.count, 1)).astype(g.dtype), gradient_sum, updates)
+            return tx.update(mean, inner_state, params, statistics=merged, **extra_args)
 
         def wait(inner_state: Any) -> tuple[Any, Any]:
             return jax.tree.map(jnp.zeros_like, jax.eval_shape(step, inner_state)[0]), inner_state
@@ -118,7 +116,7 @@ def multi_steps(
         return new_updates, MultiStepsState(
             micro_step=jnp.where(steps, 0, micro_step),
             gradient_sum=jax.tree.map(lambda t: jnp.where(steps, 0, t), gradient_sum),
-            statistics=jax.tree.map(lambda fresh, old: jnp.where(steps, fresh, old), nothing, pooled),
+            statistics=jax.tree.map(lambda fresh, old: jnp.where(steps, fresh, old), nothing, merged),
             inner_state=inner_state,
         )
 

@@ -26,7 +26,7 @@ class SparseAverage(NamedTuple):
     def updated(self, ids: jax.Array, terms: jax.Array, decay: jax.Array) -> "SparseAverage":
         """The average after a step that saw `terms` at `ids`, ``[B]``; ids outside ``[0, n)`` have no part."""
         scale = Scale(*self.scale).divided(-jnp.log(jnp.maximum(decay, SMALLEST_DECAY)))
-        table = _groups.add_at(self.table, ids, (1 - decay) * terms / scale.value)
+        table = _groups.put_more(self.table, ids, (1 - decay) * terms / scale.value)
 
         def multiply(carry: tuple[jax.Array, Scale]) -> tuple[jax.Array, Scale]:
             table, scale = carry

@@ -164,6 +164,25 @@ def examples_for(state: RuleState, losses: Any, groups: Any, where: Any) -> Exam
     return as_examples(losses, groups, where, num_groups=state.num_groups, max_loss=state.hyperparams.max_loss)
 
 
+def pooled(statistics: Any, axis_name: AxisName) -> Any:
+    """The statistics of all shards along mapped axes; as they are without any.
+
+    Raises:
+      ValueError: if an axis is not mapped where this is called.
+    """
+    if axis_name is None:
+        return statistics
+    for axis in (axis_name,) if isinstance(axis_name, str) else axis_name:
+        try:
+            jax.lax.psum(1, axis)
+        except (NameError, KeyError) as error:
+            raise ValueError(
+                f"`axis_name` {axis!r} is not a mapped axis here: name the axes of the `jax.shard_map` that split the "
+                "batch, or leave it out under `jax.jit` alone, where the batch is whole."
+            ) from error
+    return statistics.pool(axis_name)
+
+
 def rule_transformation(
     name: str,
     init: Callable[[Any, jax.Array], Any],
@@ -209,9 +228,7 @@ def rule_transformation(
                     f"`{name}` needs the batch's `losses`: call `tx.update(grads, opt_state, params, **rw.extra_args)` "
                     "with the `rw` that `also_optax.reweight` returned."
                 )
-            statistics = state.observe(examples_for(state, losses, groups, where))
-            if axis_name is not None:
-                statistics = statistics.pool(axis_name)
+            statistics = pooled(state.observe(examples_for(state, losses, groups, where)), axis_name)
         return updates, _move(state, statistics)
 
     def _move(state: Any, statistics: Any) -> Any:

@@ -14,6 +14,7 @@ that leaves entries out covers 96 nats, in bins of 1/8 nat or less. It is made a
 out might matter, which the normaliser itself tells: they are n at most, and below the window.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -37,6 +38,9 @@ MOST_WIDTHS = 2.0**22
 """How many widths a score may be from zero; floats could tell no finer bins apart."""
 FARTHEST = 2.0**126
 CHUNK = 1 << 18
+"""Entries counted at a time when a histogram is made; more would need as much memory again as the table."""
+MOST_ROWS = 4096
+"""A table is counted as so many rows at most, column by column: where it is split, each device counts its own rows."""
 
 
 class Window(NamedTuple):
@@ -200,16 +204,21 @@ def made(values: jax.Array, scale: jax.Array, log_prior: jax.Array) -> Histogram
     empty = Histogram(
         jnp.zeros((BINS,), jnp.int32), jnp.zeros((2, 3, BINS), values.dtype), jnp.stack(window)
     )
-    chunk = min(CHUNK, size)
+    rows = math.gcd(size, MOST_ROWS)
+    columns, width = size // rows, min(max(CHUNK // rows, 1), size // rows)
 
     def add(i: jax.Array, histogram: Histogram) -> Histogram:
-        first = jnp.minimum(i * chunk, size - chunk)
-        scores = jax.lax.dynamic_slice(values, (first,), (chunk,))
-        prior = log_prior if log_prior.ndim == 0 else jax.lax.dynamic_slice(log_prior, (first,), (chunk,))
-        mass = jnp.where(first + jnp.arange(chunk) >= i * chunk, _groups.mass_of(prior, size), 0)
-        return changed(histogram, scores, mass, 1)
+        first = jnp.minimum(i * width, columns - width)
 
-    return jax.lax.fori_loop(0, -(-size // chunk), add, empty)
+        def block(table: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(_groups.folded(table, rows), first, width, axis=1)
+
+        prior = log_prior if log_prior.ndim == 0 else block(log_prior)
+        fresh = (first + jnp.arange(width) >= i * width)[None]
+        mass = jnp.where(fresh, _groups.mass_of(prior, size), jnp.zeros((rows, width), values.dtype))
+        return changed(histogram, block(values).ravel(), mass.ravel(), 1)
+
+    return jax.lax.fori_loop(0, -(-columns // width), add, empty)
 
 
 def _merged(histogram: Histogram, low: jax.Array, high: jax.Array) -> Histogram:

@@ -43,4 +43,5 @@ def pairs_of(examples: Examples) -> Pairs:
     assert examples.groups is not None  # noqa: S101 (as_examples has required them)
     trailing = tuple(range(examples.groups.ndim, examples.losses.ndim))
     losses, valid = examples.losses.sum(trailing), examples.valid.any(trailing)
-    return Pairs(*counts(examples), examples.groups.ravel(), losses.ravel(), valid.ravel())
+    parts = (_groups.everywhere(part).ravel() for part in (examples.groups, losses, valid))
+    return Pairs(*counts(examples), *parts)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from also_optax._base import AxisName, Reweighted, Statistics, examples_for, is_rule_state
+from also_optax._base import AxisName, Reweighted, Statistics, examples_for, is_rule_state, pooled
 
 
 def find_rule_state(opt_state: Any) -> Any:
@@ -69,7 +69,7 @@ def reweight(
 
     Raises:
       TypeError: if a dtype is wrong, or `groups` are missing.
-      ValueError: if a shape does not fit, or `opt_state` has no rule, or two.
+      ValueError: if a shape does not fit, an axis is not mapped, or `opt_state` has no rule, or two.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, also_optax
@@ -98,7 +98,10 @@ def reweight(
     terms = jnp.where(examples.valid, weights * losses.astype(weights.dtype), 0)
     loss = terms.sum() / jnp.maximum(statistics.count, 1)
     groups, where = (None if given is None else jnp.asarray(given) for given in (groups, where))
-    return loss, Reweighted(jax.lax.stop_gradient(losses), weights, groups, where, given_statistics)
+    losses = jax.lax.stop_gradient(losses)
+    if getattr(state, "keeps_still", False):  # what is written to its tables comes after what was read, or they are copied
+        losses = jnp.where(jnp.isnan(weights), weights.astype(losses.dtype), losses)
+    return loss, Reweighted(losses, weights, groups, where, given_statistics)
 
 
 def example_weights(
@@ -241,5 +244,4 @@ def value_and_grad(
 
 
 def _observe(state: Any, examples: Any, axis_name: AxisName) -> Any:
-    statistics = state.observe(examples)
-    return statistics if axis_name is None else statistics.pool(axis_name)
+    return pooled(state.observe(examples), axis_name)

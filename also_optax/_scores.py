@@ -167,7 +167,7 @@ def _touch(
     size, positions = ids.size, jnp.arange(ids.size, dtype=values.dtype)
     old = _groups.take(values, ids)
     moves = moves & (mass > 0)
-    values = _groups.put(values, jnp.where(moves, ids, values.size), _after(old, positions))
+    values = _groups.put(values, jnp.where(moves, ids, values.size), _after(old, _after(rise, positions)))
     owner = jnp.where(moves, _groups.take(values, ids), size).astype(jnp.int32)
     chosen = owner == jnp.arange(size)
     rise, bonus = (_groups.segment_sum(terms, owner, size) for terms in (rise, bonus))

@@ -13,7 +13,6 @@ import optax
 import orbax.checkpoint
 import pytest
 from flax import nnx, serialization
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import also_optax
 from also_optax._read import find_rule_state
@@ -544,55 +543,3 @@ def test_statistics_of_half_precision_losses_are_added_up_in_full(row):
     seen = also_optax.observe(state, jnp.ones(1000, jnp.bfloat16), groups)
     assert_same(seen, also_optax.observe(state, jnp.ones(1000), groups), rtol=1e-6)
     assert seen.count == 1000
-
-
-# --- Meshes ---------------------------------------------------------------------------------------------------------
-
-
-@rules
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-def test_eight_devices_give_the_answer_of_one(row, axis_type):
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
-    tx = with_sgd(row)
-    params = problems.init_params()
-    with jax.set_mesh(mesh):
-        replicated = NamedSharding(mesh, PartitionSpec())
-        params, opt_state = jax.device_put((params, tx.init(params)), replicated)
-        stacked = jax.device_put(STACKED, NamedSharding(mesh, PartitionSpec(None, "data")))
-
-        def body(carry, batch):
-            return problems.train_step(tx, *carry, batch), None
-
-        result = jax.jit(lambda carry, stacked: jax.lax.scan(body, carry, stacked)[0])((params, opt_state), stacked)
-    result = jax.tree.map(np.asarray, jax.block_until_ready(result))
-    assert_same(result, jax.tree.map(np.asarray, trained_rule(row)), rtol=1e-5)
-
-
-@rules
-@pytest.mark.parametrize("check_vma", [True, False])
-def test_shards_of_a_shard_map_give_the_answer_of_one(row, check_vma):
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    rule = row.make(**row.hyperparams, axis_name="data")
-    tx = optax.chain(rule, optax.sgd(0.01))
-    params = problems.init_params()
-
-    def step(params, opt_state, batch):
-        (_, rw), grads = problems.loss_and_grads(
-            params, opt_state, batch, groups=batch.groups, where=batch.where, axis_name="data"
-        )
-        if not check_vma:
-            grads = jax.lax.psum(grads, "data")
-        updates, opt_state = tx.update(grads, opt_state, params, **rw.extra_args)
-        return optax.apply_updates(params, updates), opt_state
-
-    whole, split = PartitionSpec(), PartitionSpec("data")
-    sharded = jax.shard_map(
-        step, mesh=mesh, in_specs=(whole, whole, split), out_specs=(whole, whole), check_vma=check_vma
-    )
-
-    def body(carry, batch):
-        return sharded(*carry, batch), None
-
-    result = jax.jit(lambda carry: jax.lax.scan(body, carry, STACKED)[0])((params, tx.init(params)))
-    result = jax.tree.map(np.asarray, jax.block_until_ready(result))
-    assert_same(result, jax.tree.map(np.asarray, trained_rule(row)), rtol=1e-5)

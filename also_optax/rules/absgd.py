@@ -127,7 +127,9 @@ class AbsgdState(NamedTuple):
         sign = _sign(temperature)
         count, rejected = counts(examples)
         highest = jnp.max(jnp.where(examples.valid, examples.losses * sign, -jnp.inf), initial=-jnp.inf)
-        peak = jnp.where(count > 0, highest * sign, 0)
+        peak = jnp.where(
+            jnp.isneginf(highest), 0, highest * sign
+        )  # not by count: on a mesh that were one more reduction
         scaled = jnp.where(examples.valid, _scaled(examples.losses, peak, temperature), 0)
         mass, excess = (jnp.where(examples.valid, of(scaled), 0).sum() for of in (jnp.exp, jnp.expm1))
         return LogMeanExp(count, rejected, temperature, peak, mass, excess)

@@ -86,7 +86,7 @@ class AlsoState(NamedTuple):
 
     def observe(self, examples: Examples) -> Sums:
         """Sums of the losses by group."""
-        return Sums(*counts(examples), _groups.loss_sums(examples, self.num_groups))
+        return Sums(*counts(examples), _groups.loss_sums(examples, self.num_groups, like=self.tilt))
 
     def advance(self, statistics: Sums) -> "AlsoState":
         """The prox step of the module docstring on the batch's dual gradient."""
