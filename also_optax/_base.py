@@ -67,7 +67,8 @@ class RuleState(Protocol):
     """The state of a rule, which carries all that its weights need.
 
     Any NamedTuple of arrays with these members is one. What `advance` makes of a batch without examples is thrown away,
-    by a choice between two trees; a state whose tables are too large for that has ``keeps_still = True`` and sees to it.
+    by a choice between two trees. A state whose tables are too large to be copied sees to that itself, and says so by a
+    member ``keeps_still``.
 
     Attributes:
       step: how often the adversary has moved, int scalar; the clock of its schedules.
@@ -234,7 +235,7 @@ def rule_transformation(
     def _move(state: Any, statistics: Any) -> Any:
         moves = statistics.count > 0
         moved = state.advance(statistics)
-        if not getattr(state, "keeps_still", False):
+        if not hasattr(type(state), "keeps_still"):
             moved = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, state)
         step = state.step + moves.astype(jnp.int32)
         return moved._replace(

@@ -78,9 +78,8 @@ def folded(table: jax.Array, rows: int) -> jax.Array:
 def all_gather(array: jax.Array, axis_name: str | tuple[str, ...]) -> jax.Array:
     """The shards of `array` along mapped axes, one behind the other; the result is known to be the same on all."""
     shards = jax.lax.psum(1, axis_name)
-    whole = jnp.zeros((shards, *array.shape), jnp.int32 if array.dtype == bool else array.dtype)
-    whole = whole.at[jax.lax.axis_index(axis_name)].set(array.astype(whole.dtype))
-    return jax.lax.psum(whole, axis_name).reshape(-1, *array.shape[1:]).astype(array.dtype)
+    whole = jnp.zeros((shards, *array.shape), array.dtype).at[jax.lax.axis_index(axis_name)].set(array)
+    return jax.lax.psum(whole, axis_name).reshape(-1, *array.shape[1:])
 
 
 def mass_of(log_prior: jax.Array, num_groups: int) -> jax.Array:

@@ -201,9 +201,7 @@ def made(values: jax.Array, scale: jax.Array, log_prior: jax.Array) -> Histogram
     window = Window(exponent, exponent, jnp.ones_like(exponent))
     low, high = jnp.floor(window.positions(low)), jnp.floor(window.positions(high))
     window = window._replace(lowest=low - _room_below(low, high))
-    empty = Histogram(
-        jnp.zeros((BINS,), jnp.int32), jnp.zeros((2, 3, BINS), values.dtype), jnp.stack(window)
-    )
+    empty = Histogram(jnp.zeros((BINS,), jnp.int32), jnp.zeros((2, 3, BINS), values.dtype), jnp.stack(window))
     rows = math.gcd(size, MOST_ROWS)
     columns, width = size // rows, min(max(CHUNK // rows, 1), size // rows)
 
@@ -216,7 +214,7 @@ def made(values: jax.Array, scale: jax.Array, log_prior: jax.Array) -> Histogram
         prior = log_prior if log_prior.ndim == 0 else block(log_prior)
         fresh = (first + jnp.arange(width) >= i * width)[None]
         mass = jnp.where(fresh, _groups.mass_of(prior, size), jnp.zeros((rows, width), values.dtype))
-        return changed(histogram, block(values).ravel(), mass.ravel(), 1)
+        return changed(histogram, block(values), mass, 1)
 
     return jax.lax.fori_loop(0, -(-columns // width), add, empty)
 
@@ -270,7 +268,7 @@ def _as_index(bins: jax.Array) -> jax.Array:
 
 
 def _by_bin(moments: jax.Array, bins: jax.Array) -> jax.Array:
-    """Sums by bin, ``[3, K]``, of moments ``[3, B]`` at bins ``[B]``."""
-    rows = jnp.where((bins >= 0) & (bins < BINS), bins, 3 * BINS)
-    rows = BINS * jnp.arange(3)[:, None] + rows[None]
-    return _groups.segment_sum(moments.ravel(), rows.ravel(), 3 * BINS).reshape(3, BINS)
+    """Sums by bin, ``[3, K]``, of moments ``[3, ...]`` at bins ``[...]``."""
+    inside = jnp.where((bins >= 0) & (bins < BINS), bins, 3 * BINS)[None]
+    rows = BINS * jnp.arange(3).reshape(-1, *(1,) * bins.ndim) + inside
+    return _groups.segment_sum(moments, rows, 3 * BINS).reshape(3, BINS)

@@ -1,4 +1,4 @@
-"""Statistics that are the examples themselves: pairs of an id and a loss, for rules whose tables are too large to send."""
+"""Statistics that are the examples themselves, pairs of an id and a loss: for rules with tables too large to send."""
 
 from typing import NamedTuple
 
@@ -16,16 +16,14 @@ class Pairs(NamedTuple):
     Attributes:
       count: how many examples counted, scalar.
       rejected: how many could not be used, scalar.
-      ids: int ``[P]``, as they were given.
+      ids: int ``[P]``, in ``[0, G)``, or -1 where the pair has no part.
       losses: sums over the entries of each id, ``[P]``.
-      valid: whether the pair has a part, ``[P]``; then its id is in ``[0, G)``.
     """
 
     count: jax.Array  # type: ignore[assignment]  # tuple.count, which nobody needs here
     rejected: jax.Array
     ids: jax.Array
     losses: jax.Array
-    valid: jax.Array
 
     def merge(self, other: "Pairs") -> "Pairs":
         """Pairs of both."""
@@ -42,6 +40,6 @@ def pairs_of(examples: Examples) -> Pairs:
     """The pairs of a batch: one for each of its ids."""
     assert examples.groups is not None  # noqa: S101 (as_examples has required them)
     trailing = tuple(range(examples.groups.ndim, examples.losses.ndim))
-    losses, valid = examples.losses.sum(trailing), examples.valid.any(trailing)
-    parts = (_groups.everywhere(part).ravel() for part in (examples.groups, losses, valid))
-    return Pairs(*counts(examples), *parts)
+    ids = jnp.where(examples.valid.any(trailing), examples.groups.astype(jnp.int32), -1)
+    ids, losses = (_groups.everywhere(part).ravel() for part in (ids, examples.losses.sum(trailing)))
+    return Pairs(*counts(examples), ids, losses)

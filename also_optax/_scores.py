@@ -11,8 +11,9 @@ that is one scalar, the scale :math:`a`, and a table :math:`v` of which only the
 The normaliser is a sum over all entries. The batch's own are added up one by one. The rest is either summed over the
 table, in two passes that only read it, or taken from a ``_histogram`` of the scores, which makes a step :math:`O(B)`.
 
-The tables are never copied: each write depends on all that was read before it (:func:`_after`), and what is rare runs
-in loops of at most one round, since a branch would copy.
+The tables are never copied: each write depends on all that was read before it (:func:`_after`; ``reweight`` makes the
+losses that it hands on depend on the weights that it read), and what is rare runs in loops of at most one round, since
+a branch would copy.
 """
 
 from typing import NamedTuple
@@ -57,17 +58,16 @@ class Scores(NamedTuple):
 
     def log_ratio(self, ids: jax.Array, step: jax.Array) -> jax.Array:
         """log(pi/prior) at `ids` before step number `step`; anything at ids outside ``[0, n)``."""
-        read = (None if table is None else _groups.take(table, ids) for table in self[:3])
-        return self._log_ratio(*read, step)
+        bonus, visited = (None if table is None else _groups.take(table, ids) for table in (self.bonus, self.visited))
+        return self._log_ratio(_groups.take(self.values, ids), bonus, visited, step)
 
     def log_ratios(self, step: jax.Array) -> jax.Array:
         """log(pi/prior) of all entries, ``[n]``."""
-        return self._log_ratio(*self[:3], step)
+        return self._log_ratio(self.values, self.bonus, self.visited, step)
 
     def move(
         self,
         ids: jax.Array,
-        moves: jax.Array,
         ascent: jax.Array,
         bonus: jax.Array,
         pull: jax.Array,
@@ -77,15 +77,14 @@ class Scores(NamedTuple):
         """The scores after u' = (u - c + ascent) / (1 + pull), of which c' = bonus is for the next step only.
 
         Args:
-          ids: entries, ``[B]``; what comes twice is added up.
-          moves: which of them do, bool ``[B]``; their ids are in ``[0, n)``. If none does, nothing changes.
+          ids: entries in ``[0, n)``, or -1 for none, ``[B]``; what comes twice is added up. Of none, nothing changes.
           ascent: what is added, ``[B]``.
           bonus: c', ``[B]``; has no part where this keeps no bonus.
           pull: scalar, at least 0.
           step: the number of this move.
           log_prior: log of the prior, ``[n]``, or a scalar.
         """
-        any_move = jnp.any(moves)
+        any_move = jnp.any(ids >= 0)
         before = Scale(*self.scale)
         scale = before.divided(jnp.log1p(jnp.where(any_move, jnp.minimum(pull, LARGEST_PULL), 0)))
         rise = _saturated(ascent / before.value, LARGEST_SCORE)
@@ -93,7 +92,7 @@ class Scores(NamedTuple):
             bonus = jnp.zeros_like(bonus)
         else:
             rise = rise - _saturated(bonus / scale.value, LARGEST_SCORE)
-        touched, values = _touch(self.values, ids, moves, rise, bonus, _groups.mass_at(log_prior, ids, self.size))
+        touched, values = _touch(self.values, ids, rise, bonus, _groups.mass_at(log_prior, ids, self.size))
         if self.histogram is None:
             values = _groups.put(values, touched.ids, jnp.full_like(touched.new, -jnp.inf))
             values, new, scale = _rescaled(values, touched.new, scale, scale.halvings >= MOST_HALVINGS)
@@ -115,10 +114,9 @@ class Scores(NamedTuple):
         )
         if self.bonus is None or self.visited is None:
             return moved
-        old_bonus, visited = _groups.take(self.bonus, ids), _groups.take(self.visited, ids)
         return moved._replace(
-            bonus=_groups.put(self.bonus, touched.ids, _after(old_bonus, touched.bonus)),
-            visited=_groups.put(self.visited, touched.ids, jnp.where(visited < 0, visited, step + 1)),
+            bonus=_groups.put(self.bonus, touched.ids, touched.bonus),
+            visited=_groups.put(self.visited, touched.ids, jnp.broadcast_to(step + 1, ids.shape)),
         )
 
     def _log_ratio(
@@ -157,7 +155,7 @@ def start(size: int, log_prior: jax.Array, *, bonus: bool, histogram: bool) -> S
 
 
 def _touch(
-    values: jax.Array, ids: jax.Array, moves: jax.Array, rise: jax.Array, bonus: jax.Array, mass: jax.Array
+    values: jax.Array, ids: jax.Array, rise: jax.Array, bonus: jax.Array, mass: jax.Array
 ) -> tuple[Touched, jax.Array]:
     """Each entry of the batch once, and the table, in which it is marked.
 
@@ -166,7 +164,7 @@ def _touch(
     """
     size, positions = ids.size, jnp.arange(ids.size, dtype=values.dtype)
     old = _groups.take(values, ids)
-    moves = moves & (mass > 0)
+    moves = (ids >= 0) & (mass > 0)
     values = _groups.put(values, jnp.where(moves, ids, values.size), _after(old, _after(rise, positions)))
     owner = jnp.where(moves, _groups.take(values, ids), size).astype(jnp.int32)
     chosen = owner == jnp.arange(size)
@@ -181,9 +179,7 @@ def _touch(
     return touched, values
 
 
-def _rescaled(
-    values: jax.Array, new: jax.Array, scale: Scale, needed: jax.Array
-) -> tuple[jax.Array, jax.Array, Scale]:
+def _rescaled(values: jax.Array, new: jax.Array, scale: Scale, needed: jax.Array) -> tuple[jax.Array, jax.Array, Scale]:
     """The same tilts, with the halvings of the scale multiplied into the scores, where `needed`."""
 
     def multiply(carry: tuple) -> tuple:
@@ -230,9 +226,7 @@ def _summed(values: jax.Array, scale: jax.Array, log_prior: jax.Array) -> tuple[
     return reference, jnp.log(total / values.size)
 
 
-def _with_touched(
-    rest: tuple[jax.Array, jax.Array], scale: jax.Array, touched: Touched, size: int
-) -> jax.Array:
+def _with_touched(rest: tuple[jax.Array, jax.Array], scale: jax.Array, touched: Touched, size: int) -> jax.Array:
     """The normaliser, ``[2]``, of the rest, as reference and log mass, and the batch's entries with their bonus."""
     reference, log_mass = rest
     chosen = touched.mass > 0

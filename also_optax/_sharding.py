@@ -93,15 +93,18 @@ def _with_tables(state: Any, shardings: Any, mesh: Mesh, axes: tuple[str, ...]) 
 
     split = NamedSharding(mesh, PartitionSpec(axes[0] if len(axes) == 1 else axes))
 
-    def tables(leaf: Any, sharding: Any) -> Any:
-        return split if leaf.shape[:1] == (num_groups,) else sharding
+    no_tables = getattr(rules[0], "no_tables", ())
+
+    def tables(path: Any, leaf: Any, sharding: Any) -> Any:
+        named = any(getattr(key, "name", None) in no_tables for key in path)
+        return split if leaf.shape[:1] == (num_groups,) and not named else sharding
 
     def place(node: Any, shardings: Any) -> Any:
         if is_rule_state(node):
-            return jax.tree.map(tables, node, shardings)
+            return jax.tree.map_with_path(tables, node, shardings)
         if isinstance(node, MultiStepsState):
             inner = jax.tree.map(place, node.inner_state, shardings.inner_state, is_leaf=_is_placed)
-            statistics = jax.tree.map(tables, node.statistics, shardings.statistics)
+            statistics = jax.tree.map_with_path(tables, node.statistics, shardings.statistics)
             return shardings._replace(statistics=statistics, inner_state=inner)
         return shardings
 

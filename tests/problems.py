@@ -55,6 +55,22 @@ def losses_of(params: dict[str, jax.Array], batch: Batch) -> jax.Array:
 loss_and_grads = also_optax.value_and_grad(losses_of)
 
 
+def outside(tree: Any) -> Any:
+    """`tree` with a rule's scores as the weights that they stand for; their bins magnify what rounding does to them."""
+
+    def is_rule(node: Any) -> bool:
+        return isinstance(node, also_optax.AlsoScoresState)
+
+    def of(node: Any) -> Any:
+        if not is_rule(node):
+            return node
+        average = None if node.average_losses is None else node.average_losses.value()
+        log_ratios = jnp.asarray(node.log_prior) + node.scores.log_ratios(node.step)
+        return {"rule": node._replace(scores=None, average_losses=average), "log_weights": log_ratios}
+
+    return jax.tree.map(of, tree, is_leaf=is_rule)
+
+
 def train_step(tx: optax.GradientTransformation, params: Any, opt_state: Any, batch: Batch) -> tuple[Any, Any]:
     (_, rw), grads = loss_and_grads(params, opt_state, batch, groups=batch.groups, where=batch.where)
     updates, opt_state = tx.update(grads, opt_state, params, **rw.extra_args)

@@ -1,7 +1,6 @@
 """Weights that are touched only at the batch's entries, against all of them in float64."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp

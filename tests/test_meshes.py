@@ -30,6 +30,17 @@ def _rule_of_eight(**settings: Any) -> Any:
     return functools.partial(also_optax.reweight_by_also, **OF_EIGHT | settings)
 
 
+def _by_scores(make: Any) -> Any:
+    """The form that otherwise begins at a hundred thousand groups."""
+
+    def make_by_scores(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("also_optax.rules.also.LARGEST_TABLES", 0)
+            return make(**hyperparams)
+
+    return make_by_scores
+
+
 def _optimizer_of_eight(**settings: Any) -> Any:
     return functools.partial(also_optax.also, 0.02, **OF_EIGHT | settings)
 
@@ -44,6 +55,8 @@ TABLES = {
     "rule_drawn_by_pi": Row(
         _rule_of_eight(group_frequencies="pi"), {"dual_learning_rate": 0.01, "kl_penalty": 0.5}, groups=True
     ),
+    "rule_lazy": Row(_rule_of_eight(lazy=True), ALSO, groups=True),
+    "rule_by_scores": Row(_by_scores(_rule_of_eight(lazy=False)), ALSO, groups=True),
     "optimizer": Row(_optimizer_of_eight(), ALSO, groups=True),
     "optimizer_lookahead": Row(_optimizer_of_eight(lookahead=True), ALSO, groups=True),
     "multi_steps": Row(_accumulated, ALSO, groups=True),
@@ -148,7 +161,7 @@ def worst_difference(actual: Any, expected: Any) -> float:
             return 0.0
         return float(np.max(np.abs(actual - expected)[unequal]) / max(1, np.abs(expected).max()))
 
-    return max(jax.tree.leaves(jax.tree.map(of, actual, expected)))
+    return max(jax.tree.leaves(jax.tree.map(of, problems.outside(actual), problems.outside(expected))))
 
 
 def tolerance(kind: str) -> float:

@@ -37,7 +37,6 @@ from also_optax._examples import Examples, expand_like
 from also_optax._hyperparams import LARGEST, LARGEST_LOG, check_count, check_scalar, is_static_zero, statistics_dtype
 from also_optax.rules.also_scores import AlsoScoresState
 
-
 LARGEST_TABLES = 100_000
 """Up to so many groups a pass over all of them costs less than finding those of the batch."""
 

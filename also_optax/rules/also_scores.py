@@ -43,12 +43,20 @@ class AlsoScoresState(NamedTuple):
     scores: Scores
     average_losses: SparseAverage | None
 
-    keeps_still = True  # without examples
-
     @property
     def num_groups(self) -> int:
         """G."""
         return self.scores.size
+
+    @property
+    def keeps_still(self) -> bool:
+        """Whether `advance` leaves it as it is without examples: by itself, without a choice between two tables."""
+        return True
+
+    @property
+    def no_tables(self) -> tuple[str, ...]:
+        """Fields whose arrays are not of groups, though their shape may be ``[G]`` by chance."""
+        return ("scale", "normalizer", "histogram")
 
     def observe(self, examples: Examples) -> Pairs:
         """The ids and losses of the batch."""
@@ -57,18 +65,17 @@ class AlsoScoresState(NamedTuple):
     def advance(self, statistics: Pairs) -> "AlsoScoresState":
         """The prox step of the module docstring on the batch's dual gradient."""
         step_size, penalty, optimism, _, average_decay = self.hyperparams
-        ids, losses, valid = statistics.ids, statistics.losses, statistics.valid
+        ids, losses = statistics.ids, statistics.losses
         inverse = _groups.inverse_of(_groups.take(self.log_frequencies, ids), self.num_groups)
         dual_gradient = _saturated(losses / jnp.maximum(statistics.count, 1) * inverse)
         ascent = _saturated(step_size * dual_gradient)
         lent = _saturated(optimism * ascent)
         if self.scores.bonus is not None:
             ascent = jnp.where(self.step == 0, ascent, _saturated(ascent + lent))
-        scores = self.scores.move(ids, valid, ascent, lent, step_size * penalty, self.step, self.log_prior)
+        scores = self.scores.move(ids, ascent, lent, step_size * penalty, self.step, self.log_prior)
         average = self.average_losses
         if average is not None:
-            decay = jnp.where(jnp.any(valid), average_decay, 1)
-            average = average.updated(jnp.where(valid, ids, self.num_groups), dual_gradient, decay)
+            average = average.updated(ids, dual_gradient, jnp.where(statistics.count > 0, average_decay, 1))
         return self._replace(scores=scores, average_losses=average)
 
     def weigh(self, statistics: Pairs | None, examples: Examples) -> jax.Array:
