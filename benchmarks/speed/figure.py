@@ -31,9 +31,9 @@ PANELS = {
     ("resnet", "call"): "ResNet-18, one step a call",
 }
 STEP_TICKS = (0.9, 1, 1.05, 1.1, 1.2, 1.5, 2, 5, 10, 20, 50, 100)
-COPY_TICKS = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20)
+COPY_TICKS = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 50, 100)
 LINEAR = 0.1
-"""Up to this excess over 1 the scale is linear, beyond it logarithmic: bars are a few percent, large tables many times."""
+"""Up to this excess over 1 the scale is linear, beyond it logarithmic: bars are percents, large tables many times."""
 
 
 def draw(judged: Sequence[Judged], file: Path) -> None:
