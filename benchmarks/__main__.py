@@ -1,6 +1,7 @@
 """The command line: `python -m benchmarks COMMAND`; see `--help`."""
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from benchmarks.speed.cases import PARTS, SMOKE, Protocol
 from benchmarks.speed.run import run as run_speed
 
 RUNS = Path("runs")
+STOPPED = 130
+"""Exit code after Ctrl-C."""
 COMMITTED = Path(__file__).parent / "results"
 
 
@@ -105,8 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True).print(str(error), style="red", markup=False)
         return 1
     except KeyboardInterrupt:
-        console.print("Stopped. What is finished is kept: the same command goes on after them.")
-        return 130
+        console.print("Stopped. What is finished is kept: the same command goes on from there.")
+        return STOPPED
 
 
 def _imbalance(options: argparse.Namespace, console: Console) -> int:
@@ -144,4 +147,8 @@ def _report(out: Path, console: Console) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == STOPPED:
+        sys.stdout.flush()
+        os._exit(code)  # XLA, stopped in the middle of compiling, may crash an orderly end
+    sys.exit(code)
