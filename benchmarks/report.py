@@ -45,7 +45,7 @@ def make(file: Path, console: Console, study: str | None = None) -> None:
     tables = list(_tables(lines))
     for title, table in tables:
         console.print(f"[bold]{title}")
-        console.print(_rich(table))
+        console.print(rich_table(table))
     console.print(*sentences(lines), sep="\n")
     file.with_suffix(".md").write_text(_markdown(lines, tables, file))
     figure.draw(lines, file.with_suffix(".png"))
@@ -137,8 +137,9 @@ def _list(values: Sequence[object]) -> str:
     return ", ".join(str(value) for value in values)
 
 
-def _rich(table: pd.DataFrame) -> Table:
-    shown = Table("method", *table.columns)
+def rich_table(table: pd.DataFrame) -> Table:
+    """`table`, with its index, for the terminal."""
+    shown = Table(table.index.name or "", *table.columns)
     for name, row in table.iterrows():
         shown.add_row(str(name), *row)
     return shown
@@ -167,15 +168,15 @@ def _markdown(lines: pd.DataFrame, tables: Sequence[tuple[str, pd.DataFrame]], f
         "\n".join(f"- {sentence}" for sentence in sentences(lines)),
     )
     for title, table in tables:
-        write(f"## {title}", _pipes(table))
+        write(f"## {title}", pipes(table))
     sizes = lines.groupby("uc")[["train_class_counts", "validation_class_counts"]].first()
     sizes = sizes.map(lambda counts: f"{counts[0]} even, {counts[1]} odd").rename(lambda uc: f"uc {uc}")
     sizes.columns = pd.Index(["training", "validation"])
     about = pd.Series({name: METHODS[name].about for name in lines["method"].cat.categories}, name="what")
-    write("## Methods", _pipes(about.to_frame()))
-    write("## Settings chosen", _pipes(_named(_chosen(lines))))
-    write("## Examples", _pipes(sizes))
-    write("## To repeat", f"`python -m benchmarks imbalance {_arguments(protocol)}`", _where(lines))
+    write("## Methods", pipes(about.to_frame()))
+    write("## Settings chosen", pipes(_named(_chosen(lines))))
+    write("## Examples", pipes(sizes))
+    write("## To repeat", f"`python -m benchmarks imbalance {_arguments(protocol)}`", where(lines))
     return page.getvalue().rstrip() + "\n"
 
 
@@ -190,13 +191,15 @@ def _arguments(protocol: Mapping[str, Any]) -> str:
     return sizes + (" --smoke" if protocol["smoke"] else "")
 
 
-def _where(lines: pd.DataFrame) -> str:
+def where(lines: pd.DataFrame) -> str:
+    """Versions, commits and machine behind `lines`, as a sentence."""
     versions = sorted({", ".join(f"{k} {v}" for k, v in sorted(found.items())) for found in lines["versions"]})
     commits = ", ".join(sorted({str(commit) for commit in lines["commit"]}))
     return f"Run with {'; or '.join(versions)}; commit {commits}; {lines['cpus'].max()} CPUs; {lines['time'].max()}."
 
 
-def _pipes(table: pd.DataFrame) -> str:
+def pipes(table: pd.DataFrame) -> str:
+    """`table`, with its index, in Markdown."""
     header = [table.index.name or "", *map(str, table.columns)]
     rows = [[str(name), *map(str, row)] for name, row in zip(table.index, table.to_numpy(), strict=True)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
