@@ -70,13 +70,11 @@ class Histogram(NamedTuple):
     """The bins.
 
     Attributes:
-      counts: entries in them, int ``[K]``.
-      moments: of the prior's mass, times n, about the centre of the bin: the zeroth, first and second, in widths, as
-        sums of two parts, ``[2, 3, K]``.
+      moments: of each bin, its entries, the prior's mass times n, and the first and second moment of that about the
+        bin's centre, in widths; all as sums of two parts, ``[2, 4, K]``.
       window: a :class:`Window`, ``[3]``.
     """
 
-    counts: jax.Array
     moments: jax.Array
     window: jax.Array
 
@@ -108,84 +106,56 @@ def start(num_entries: int, eligible: jax.Array | int) -> Histogram:
     """
     dtype = statistics_dtype()
     head = np.asarray(num_entries, dtype)
-    moments = np.zeros((2, 3, BINS), dtype)
-    moments[:, :, 0] = np.array([head, num_entries - int(head)])[:, None] * np.array([1, -0.5, 0.25])
-    return Histogram(
-        counts=jnp.zeros((BINS,), jnp.int32).at[0].set(eligible),
-        moments=jnp.array(moments),
-        window=jnp.array([FINEST, 0, 1], dtype),
+    parts = np.array([head, num_entries - int(head)])[:, None] * np.array([1, 1, -0.5, 0.25])
+    moments = jnp.zeros((2, 4, BINS), dtype).at[:, :, 0].set(parts).at[:, 0, 0].set(jnp.array([eligible, 0]))
+    return Histogram(moments, jnp.array([FINEST, 0, 1], dtype))
+
+
+def moved(histogram: Histogram, scale: jax.Array, touched: Touched) -> tuple[Histogram, tuple[jax.Array, jax.Array]]:
+    """The histogram after a move at the scale a, and the normaliser of all entries but those of the batch."""
+    histogram, lost = _widened(histogram, scale, touched)
+    window = Window(*histogram.window)
+    before, after = _by_bin(
+        _moments_of(window, jnp.stack([touched.old, touched.new]), jnp.stack([touched.mass, touched.mass])), rows=2
     )
-
-
-def changed(histogram: Histogram, scores: jax.Array, mass: jax.Array, sign: int) -> Histogram:
-    """The histogram with entries of positive `mass` added (`sign` 1) or taken out (-1)."""
-    window = Window(*histogram.window)
-    bins, moments = _moments_of(window, scores, mass)
-    bins = jnp.where(mass > 0, bins, BINS)
-    counts = histogram.counts + sign * _groups.segment_sum(jnp.ones_like(bins), bins, BINS)
-    head, error = two_sum(histogram.moments[0], sign * _by_bin(moments, bins))
-    head, tail = two_sum(head, histogram.moments[1] + error)
-    lost = jnp.any(bins < 0) & (sign > 0)
+    rest = normalizer(histogram, before, scale)
     window = window._replace(whole=jnp.where(lost, 0, window.whole))
-    # An empty bin forgets what rounding left in it.
-    moments = jnp.where((counts > 0)[None, None], jnp.stack([head, tail]), 0)
-    return Histogram(counts, moments, jnp.stack(window))
+    return Histogram(_added(histogram.moments, after - before), jnp.stack(window)), rest
 
 
-def normalizer(histogram: Histogram, scale: jax.Array, num_entries: int) -> tuple[jax.Array, jax.Array]:
-    """A reference score r, and log of the sum of prior·exp(a·(v - r)); minus infinity both of nothing."""
+def renewed(
+    values: jax.Array, scale: jax.Array, log_prior: jax.Array, new: jax.Array, mass: jax.Array
+) -> tuple[Histogram, tuple[jax.Array, jax.Array]]:
+    """As :func:`moved`, from the table in which the batch has its `new` scores."""
+    histogram = made(values, scale, log_prior)
+    (batch,) = _by_bin(_moments_of(Window(*histogram.window), new[None], mass[None]), rows=1)
+    return histogram, normalizer(histogram, batch, scale)
+
+
+def normalizer(histogram: Histogram, less: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A score r, and log of the sum of prior·n·exp(a·(v - r)) over the histogram less some moments, ``[4, K]``."""
     window = Window(*histogram.window)
-    mass, first, second = histogram.moments[0] + histogram.moments[1]
-    occupied = (histogram.counts > 0) & (mass > 0)
-    bins = jnp.arange(BINS, dtype=mass.dtype)
-    top = jnp.max(jnp.where(occupied, bins, -1))
+    entries, mass, first, second = (histogram.moments[0] - less) + histogram.moments[1]
+    occupied = (entries > 0.5) & (mass > 0)
     nats = scale * window.width
     divisor = jnp.where(occupied, mass, 1)
     mean = jnp.clip(first / divisor, -0.5, 0.5)
     variance = jnp.clip(second / divisor - mean**2, 0, 0.25)
-    # relative to the upper edge of the top bin, and no entry is beyond its bin's own
+    # from the window's upper edge; no entry is beyond its own bin's
     inside = jnp.minimum(nats * mean + 0.5 * nats**2 * variance, 0.5 * nats) - 0.5 * nats
-    exponents = jnp.where(occupied, nats * (bins - top) + inside, -jnp.inf)
-    peak = jnp.max(exponents)
-    total = jnp.sum(jnp.where(occupied, mass * jnp.exp(exponents - jnp.where(top < 0, 0, peak)), 0))
-    reference = jnp.where(top < 0, -jnp.inf, (window.lowest + top + 1) * window.width)
-    return reference, peak + jnp.log(jnp.where(top < 0, 1, total) / num_entries)
+    exponents = nats * (jnp.arange(BINS, dtype=mass.dtype) - (BINS - 1)) + inside
+    peak = jnp.max(exponents, where=occupied, initial=-jnp.inf)
+    peak = jnp.where(jnp.isneginf(peak), 0, peak)
+    total = jnp.sum(jnp.where(occupied, mass * jnp.exp(exponents - peak), 0))
+    reference = (window.lowest + BINS) * window.width + peak / scale
+    return reference, jnp.log(total)
 
 
-def leaves_out(histogram: Histogram, scale: jax.Array, normalizer: jax.Array) -> jax.Array:
-    """Whether entries below the window may matter to the `normalizer`, reference and log mass, of all."""
+def leaves_out(histogram: Histogram, scale: jax.Array, reference: jax.Array, log_mass: jax.Array) -> jax.Array:
+    """Whether entries below the window may matter to the normaliser of all."""
     window = Window(*histogram.window)
-    reference, log_mass = normalizer
     above = log_mass + scale * (reference - window.lowest * window.width)
     return (window.whole == 0) & (above < NEGLIGIBLE)
-
-
-def widened(histogram: Histogram, scale: jax.Array, scores: jax.Array, mass: jax.Array) -> Histogram:
-    """The histogram with room for entries of positive `mass`; low ones find it only in a window that is whole."""
-
-    def ends(histogram: Histogram) -> tuple[jax.Array, jax.Array]:
-        """The highest bin, and the lowest that has to be covered, of these entries and those inside."""
-        window = Window(*histogram.window)
-        positions = jnp.floor(window.positions(scores))
-        bins = window.lowest + jnp.arange(BINS, dtype=scores.dtype)
-        entries, occupied = mass > 0, histogram.counts > 0
-        highs = jnp.where(entries, positions, -jnp.inf).max(), jnp.where(occupied, bins, -jnp.inf).max()
-        lows = jnp.where(entries, positions, jnp.inf).min(), jnp.where(occupied, bins, jnp.inf).min()
-        high = jnp.maximum(*highs)
-        return high, jnp.maximum(jnp.minimum(*lows), high - _reach(scale) / window.width)
-
-    def misses(carry: tuple[jax.Array, Histogram]) -> jax.Array:
-        rounds, histogram = carry
-        window = Window(*histogram.window)
-        high, low = ends(histogram)
-        return (rounds < 4) & ((high >= window.lowest + BINS) | ((low < window.lowest) & (window.whole > 0)))
-
-    def place(carry: tuple[jax.Array, Histogram]) -> tuple[jax.Array, Histogram]:
-        rounds, histogram = carry
-        high, low = ends(histogram)
-        return rounds + 1, _merged(histogram, low, high)
-
-    return jax.lax.while_loop(misses, place, (jnp.zeros([], jnp.int32), histogram))[1]
 
 
 def made(values: jax.Array, scale: jax.Array, log_prior: jax.Array) -> Histogram:
@@ -193,19 +163,20 @@ def made(values: jax.Array, scale: jax.Array, log_prior: jax.Array) -> Histogram
     size = values.size
     eligible = _groups.mass_of(log_prior, size) > 0
     high = jnp.max(values, where=eligible, initial=-jnp.inf)
-    low = jnp.maximum(jnp.min(values, where=eligible, initial=jnp.inf), high - _reach(scale))
+    lowest = jnp.min(values, where=eligible, initial=jnp.inf)
+    low = jnp.maximum(lowest, high - _reach(scale))
     tiny = jnp.finfo(values.dtype).tiny
     for_span = jnp.log2(jnp.maximum(high - low, tiny) / (FILLED * BINS))
     for_size = jnp.log2(jnp.maximum(jnp.maximum(jnp.abs(high), jnp.abs(low)), tiny) / MOST_WIDTHS)
     exponent = jnp.maximum(jnp.ceil(jnp.maximum(for_span, for_size)), FINEST)
-    window = Window(exponent, exponent, jnp.ones_like(exponent))
+    window = Window(exponent, exponent, exponent)
     low, high = jnp.floor(window.positions(low)), jnp.floor(window.positions(high))
     window = window._replace(lowest=low - _room_below(low, high))
-    empty = Histogram(jnp.zeros((BINS,), jnp.int32), jnp.zeros((2, 3, BINS), values.dtype), jnp.stack(window))
+    window = window._replace(whole=(jnp.floor(window.positions(lowest)) >= window.lowest).astype(exponent.dtype))
     rows = math.gcd(size, MOST_ROWS)
     columns, width = size // rows, min(max(CHUNK // rows, 1), size // rows)
 
-    def add(i: jax.Array, histogram: Histogram) -> Histogram:
+    def add(i: jax.Array, moments: jax.Array) -> jax.Array:
         first = jnp.minimum(i * width, columns - width)
 
         def block(table: jax.Array) -> jax.Array:
@@ -214,9 +185,40 @@ def made(values: jax.Array, scale: jax.Array, log_prior: jax.Array) -> Histogram
         prior = log_prior if log_prior.ndim == 0 else block(log_prior)
         fresh = (first + jnp.arange(width) >= i * width)[None]
         mass = jnp.where(fresh, _groups.mass_of(prior, size), jnp.zeros((rows, width), values.dtype))
-        return changed(histogram, block(values), mass, 1)
+        (block_moments,) = _by_bin(_moments_of(window, block(values)[None], mass[None]), rows=1)
+        return _added(moments, block_moments)
 
-    return jax.lax.fori_loop(0, -(-columns // width), add, empty)
+    moments = jax.lax.fori_loop(0, -(-columns // width), add, jnp.zeros((2, 4, BINS), values.dtype))
+    return Histogram(moments, jnp.stack(window))
+
+
+def _widened(histogram: Histogram, scale: jax.Array, touched: Touched) -> tuple[Histogram, jax.Array]:
+    """The histogram with room for the new scores, and whether it has none for the lowest of them."""
+    chosen = touched.mass > 0
+    highest = jnp.max(touched.new, where=chosen, initial=-jnp.inf)
+    lowest = jnp.min(touched.new, where=chosen, initial=jnp.inf)
+
+    def lacks(histogram: Histogram) -> tuple[jax.Array, jax.Array]:
+        window = Window(*histogram.window)
+        above = jnp.floor(window.positions(highest)) >= window.lowest + BINS
+        return above, jnp.floor(window.positions(lowest)) < window.lowest
+
+    def misses(carry: tuple[jax.Array, Histogram]) -> jax.Array:
+        rounds, histogram = carry
+        above, below = lacks(histogram)
+        return (rounds < 4) & (above | (below & (Window(*histogram.window).whole > 0)))
+
+    def place(carry: tuple[jax.Array, Histogram]) -> tuple[jax.Array, Histogram]:
+        rounds, histogram = carry
+        window = Window(*histogram.window)
+        bins = window.lowest + jnp.arange(BINS, dtype=lowest.dtype)
+        occupied = histogram.moments[0, 0] > 0.5
+        high = jnp.max(bins, where=occupied, initial=jnp.floor(window.positions(highest)))
+        low = jnp.min(bins, where=occupied, initial=jnp.floor(window.positions(lowest)))
+        return rounds + 1, _merged(histogram, jnp.maximum(low, high - _reach(scale) / window.width), high)
+
+    _, histogram = jax.lax.while_loop(misses, place, (jnp.zeros([], jnp.int32), histogram))
+    return histogram, lacks(histogram)[1]
 
 
 def _merged(histogram: Histogram, low: jax.Array, high: jax.Array) -> Histogram:
@@ -233,15 +235,15 @@ def _merged(histogram: Histogram, low: jax.Array, high: jax.Array) -> Histogram:
     numbers = window.lowest + jnp.arange(BINS, dtype=lowest.dtype)
     parents = jnp.floor(numbers * factor)
     shift = ((numbers + 0.5) * factor - (parents + 0.5))[None]
-    mass, first, second = histogram.moments[:, 0], histogram.moments[:, 1], histogram.moments[:, 2]
+    entries, mass, first, second = (histogram.moments[:, i] for i in range(4))
     second = second * factor**2 + 2 * shift * (first * factor) + shift**2 * mass
     first = first * factor + shift * mass
-    bins = _as_index(parents - lowest)
-    counts = _groups.segment_sum(histogram.counts, bins, BINS)
-    head, tail = (_by_bin(jnp.stack(part), bins) for part in zip(mass, first, second, strict=True))
-    lost = jnp.any((histogram.counts > 0) & (bins < 0))
+    bins = jnp.clip(parents - lowest, -1, BINS).astype(jnp.int32)
+    parts = jnp.stack([entries, mass, first, second], axis=1)
+    head, tail = _by_bin((jnp.stack([bins, bins]), jnp.moveaxis(parts, 1, 0)), rows=2)
+    lost = jnp.any((histogram.moments[0, 0] > 0.5) & (bins < 0))
     exponent, whole = window.exponent + merges, jnp.where(lost, 0, window.whole)
-    return Histogram(counts, jnp.stack(two_sum(head, tail)), jnp.stack(Window(exponent, lowest, whole)))
+    return Histogram(jnp.stack(two_sum(head, tail)), jnp.stack(Window(exponent, lowest, whole)))
 
 
 def _room_below(low: jax.Array, high: jax.Array) -> jax.Array:
@@ -255,20 +257,26 @@ def _reach(scale: jax.Array) -> jax.Array:
 
 
 def _moments_of(window: Window, scores: jax.Array, mass: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The bin of each score, with -1 and K for those outside, and its mass and moments, ``[3, B]``."""
+    """The bins of scores, -1 or K outside the window, and what they add to them, ``[4, ...]``; nothing of mass 0."""
     positions = window.positions(scores)
     numbers = jnp.floor(positions)
     about_centre = positions - numbers - 0.5
-    moments = jnp.stack([mass, mass * about_centre, mass * about_centre**2])
-    return _as_index(numbers - window.lowest), moments
+    bins = jnp.where(mass > 0, jnp.clip(numbers - window.lowest, -1, BINS), BINS).astype(jnp.int32)
+    return bins, jnp.stack([jnp.ones_like(mass), mass, mass * about_centre, mass * about_centre**2])
 
 
-def _as_index(bins: jax.Array) -> jax.Array:
-    return jnp.clip(bins, -1, BINS).astype(jnp.int32)
+def _by_bin(binned: tuple[jax.Array, jax.Array], rows: int) -> jax.Array:
+    """Sums by bin, ``[rows, 4, K]``, of what is at bins ``[rows, ...]``, ``[4, rows, ...]``."""
+    bins, moments = binned
+    size = rows * 4 * BINS
+    axes = (1,) * (bins.ndim - 1)
+    places = BINS * (jnp.arange(4).reshape(4, 1, *axes) + 4 * jnp.arange(rows).reshape(1, rows, *axes)) + bins[None]
+    places = jnp.where(((bins >= 0) & (bins < BINS))[None], places, size)
+    return _groups.segment_sum(moments, places, size).reshape(rows, 4, BINS)
 
 
-def _by_bin(moments: jax.Array, bins: jax.Array) -> jax.Array:
-    """Sums by bin, ``[3, K]``, of moments ``[3, ...]`` at bins ``[...]``."""
-    inside = jnp.where((bins >= 0) & (bins < BINS), bins, 3 * BINS)[None]
-    rows = BINS * jnp.arange(3).reshape(-1, *(1,) * bins.ndim) + inside
-    return _groups.segment_sum(moments, rows, 3 * BINS).reshape(3, BINS)
+def _added(moments: jax.Array, terms: jax.Array) -> jax.Array:
+    """The sums of two parts with `terms`, ``[4, K]``, added; a bin that is left empty forgets its rounding."""
+    head, error = two_sum(moments[0], terms)
+    head, tail = two_sum(head, moments[1] + error)
+    return jnp.where((head[0] > 0.5)[None, None], jnp.stack([head, tail]), 0)

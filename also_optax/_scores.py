@@ -68,6 +68,7 @@ class Scores(NamedTuple):
     def move(
         self,
         ids: jax.Array,
+        count: jax.Array,
         ascent: jax.Array,
         bonus: jax.Array,
         pull: jax.Array,
@@ -77,14 +78,15 @@ class Scores(NamedTuple):
         """The scores after u' = (u - c + ascent) / (1 + pull), of which c' = bonus is for the next step only.
 
         Args:
-          ids: entries in ``[0, n)``, or -1 for none, ``[B]``; what comes twice is added up. Of none, nothing changes.
+          ids: entries in ``[0, n)``, or -1 for none, ``[B]``; what comes twice is added up.
+          count: nothing changes where it is 0, scalar.
           ascent: what is added, ``[B]``.
           bonus: c', ``[B]``; has no part where this keeps no bonus.
           pull: scalar, at least 0.
           step: the number of this move.
           log_prior: log of the prior, ``[n]``, or a scalar.
         """
-        any_move = jnp.any(ids >= 0)
+        any_move = count > 0
         before = Scale(*self.scale)
         scale = before.divided(jnp.log1p(jnp.where(any_move, jnp.minimum(pull, LARGEST_PULL), 0)))
         rise = _saturated(ascent / before.value, LARGEST_SCORE)
@@ -96,16 +98,15 @@ class Scores(NamedTuple):
         if self.histogram is None:
             values = _groups.put(values, touched.ids, jnp.full_like(touched.new, -jnp.inf))
             values, new, scale = _rescaled(values, touched.new, scale, scale.halvings >= MOST_HALVINGS)
-            touched = touched._replace(new=new)
-            normalizer = _with_touched(_summed(values, scale.value, log_prior), scale.value, touched, self.size)
-            values = _groups.put(values, touched.ids, _after(normalizer[1], touched.new))
+            rest = _summed(values, scale.value, log_prior)
+            normalizer = _with_touched(rest, scale.value, touched._replace(new=new), self.size)
+            values = _groups.put(values, touched.ids, _after(normalizer[1], new))
             histogram = None
         else:
             values = _groups.put(values, touched.ids, touched.new)
-            rest = _histogram.changed(self.histogram, touched.old, touched.mass, -1)
-            rest = _histogram.widened(rest, scale.value, touched.new, touched.mass)
-            values, touched, scale, rest, normalizer = _maintained(values, touched, scale, rest, log_prior)
-            histogram = _histogram.changed(rest, touched.new, touched.mass, 1)
+            histogram, rest = _histogram.moved(self.histogram, scale.value, touched)
+            normalizer = _with_touched(rest, scale.value, touched, self.size)
+            values, scale, histogram, normalizer = _renewed(values, scale, histogram, normalizer, touched, log_prior)
         moved = self._replace(
             values=values,
             scale=jnp.stack(scale),
@@ -143,7 +144,6 @@ def start(size: int, log_prior: jax.Array, *, bonus: bool, histogram: bool) -> S
     if histogram:
         eligible = size if log_prior.ndim == 0 else jnp.sum(_groups.mass_of(log_prior, size) > 0)
         bins = _histogram.start(size, eligible)
-        normalizer = jnp.stack(_histogram.normalizer(bins, jnp.ones([], dtype), size))
     return Scores(
         values=jnp.zeros((size,), dtype),
         bonus=jnp.zeros((size,), dtype) if bonus else None,
@@ -190,51 +190,43 @@ def _rescaled(values: jax.Array, new: jax.Array, scale: Scale, needed: jax.Array
     return jax.lax.while_loop(lambda carry: carry[-1], multiply, (values, new, scale, needed))[:3]
 
 
-def _maintained(
-    values: jax.Array, touched: Touched, scale: Scale, rest: Histogram, log_prior: jax.Array
-) -> tuple[jax.Array, Touched, Scale, Histogram, jax.Array]:
-    """The table and the histogram of all but the batch, made again where they need it, and the normaliser of all."""
-    size = values.size
-
-    def evaluated(rest: Histogram, scale: Scale, touched: Touched) -> tuple[jax.Array, jax.Array]:
-        of_rest = _histogram.normalizer(rest, scale.value, size)
-        normalizer = _with_touched(of_rest, scale.value, touched, size)
-        worn = (scale.halvings >= MOST_HALVINGS) | _histogram.leaves_out(rest, scale.value, normalizer)
-        return normalizer, worn
+def _renewed(
+    values: jax.Array,
+    scale: Scale,
+    histogram: Histogram,
+    normalizer: jax.Array,
+    touched: Touched,
+    log_prior: jax.Array,
+) -> tuple[jax.Array, Scale, Histogram, jax.Array]:
+    """Table and histogram of the batch's new scores, made again if the scale or the histogram is worn out."""
 
     def renew(carry: tuple) -> tuple:
-        _, _, values, new, scale, _ = carry
-        values, new, scale = _rescaled(values, new, scale, scale.halvings > 0)
-        here = touched._replace(new=new)
-        rest = _histogram.changed(_histogram.made(values, scale.value, log_prior), new, here.mass, -1)
-        normalizer, _ = evaluated(rest, scale, here)
-        return jnp.array(False), rest, values, new, scale, normalizer
+        _, values, scale, *_ = carry
+        values, new, scale = _rescaled(values, touched.new, scale, scale.halvings > 0)
+        histogram, rest = _histogram.renewed(values, scale.value, log_prior, new, touched.mass)
+        normalizer = _with_touched(rest, scale.value, touched._replace(new=new), values.size)
+        return jnp.array(False), values, scale, histogram, normalizer
 
-    normalizer, worn = evaluated(rest, scale, touched)
-    _, rest, values, new, scale, normalizer = jax.lax.while_loop(
-        lambda carry: carry[0], renew, (worn, rest, values, touched.new, scale, normalizer)
-    )
-    return values, touched._replace(new=new), scale, rest, normalizer
+    worn = (scale.halvings >= MOST_HALVINGS) | _histogram.leaves_out(histogram, scale.value, *normalizer)
+    carry = worn, values, scale, histogram, normalizer
+    return jax.lax.while_loop(lambda carry: carry[0], renew, carry)[1:]
 
 
 def _summed(values: jax.Array, scale: jax.Array, log_prior: jax.Array) -> tuple[jax.Array, jax.Array]:
     """As :func:`_histogram.normalizer`, from the table; entries at minus infinity have no part."""
     mass = _groups.mass_of(log_prior, values.size)
     reference = jnp.max(values) if log_prior.ndim == 0 else jnp.max(values, where=mass > 0, initial=-jnp.inf)
-    finite = jnp.where(jnp.isneginf(reference), 0, reference)
-    total = jnp.sum(mass * jnp.exp(scale * jnp.minimum(values - finite, 0)))
-    return reference, jnp.log(total / values.size)
+    reference = jnp.where(jnp.isneginf(reference), 0, reference)
+    return reference, jnp.log(jnp.sum(mass * jnp.exp(scale * jnp.minimum(values - reference, 0))))
 
 
 def _with_touched(rest: tuple[jax.Array, jax.Array], scale: jax.Array, touched: Touched, size: int) -> jax.Array:
-    """The normaliser, ``[2]``, of the rest, as reference and log mass, and the batch's entries with their bonus."""
-    reference, log_mass = rest
+    """The normaliser, ``[2]``, of the rest and the batch's entries with their bonus."""
+    reference, log_rest = rest
     chosen = touched.mass > 0
-    highest = jnp.maximum(reference, jnp.max(touched.new, where=chosen, initial=-jnp.inf))
-    tilts = scale * (touched.new - highest) + touched.bonus
-    logs = jnp.where(chosen, tilts + jnp.log(jnp.where(chosen, touched.mass, 1) / size), -jnp.inf)
-    log_rest = jnp.where(jnp.isneginf(reference), -jnp.inf, log_mass + scale * (reference - highest))
-    return jnp.stack([highest, jax.nn.logsumexp(jnp.append(logs, log_rest))])
+    tilts = scale * (touched.new - reference) + touched.bonus + jnp.log(jnp.where(chosen, touched.mass, 1))
+    logs = jnp.append(jnp.where(chosen, tilts, -jnp.inf), log_rest)
+    return jnp.stack([reference, jax.nn.logsumexp(logs) - jnp.log(size)])
 
 
 def _after(read: jax.Array, values: jax.Array) -> jax.Array:

@@ -72,7 +72,7 @@ class AlsoScoresState(NamedTuple):
         lent = _saturated(optimism * ascent)
         if self.scores.bonus is not None:
             ascent = jnp.where(self.step == 0, ascent, _saturated(ascent + lent))
-        scores = self.scores.move(ids, ascent, lent, step_size * penalty, self.step, self.log_prior)
+        scores = self.scores.move(ids, statistics.count, ascent, lent, step_size * penalty, self.step, self.log_prior)
         average = self.average_losses
         if average is not None:
             average = average.updated(ids, dual_gradient, jnp.where(statistics.count > 0, average_decay, 1))
