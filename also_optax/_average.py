@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from also_optax import _groups
-from also_optax._precise import Scale, power_of_two
+from also_optax._precise import Scale
 
-MOST_HALVINGS = 40
 SMALLEST_DECAY = 2.0**-60
 
 
@@ -17,7 +16,7 @@ class SparseAverage(NamedTuple):
 
     Attributes:
       table: the averages in units of the scale, ``[n]``.
-      scale: a :class:`Scale`, ``[3]``.
+      scale: a :class:`Scale`, ``[2]``.
     """
 
     table: jax.Array
@@ -30,9 +29,10 @@ class SparseAverage(NamedTuple):
 
         def multiply(carry: tuple[jax.Array, Scale]) -> tuple[jax.Array, Scale]:
             table, scale = carry
-            return table * power_of_two(-scale.halvings), scale._replace(halvings=jnp.zeros_like(scale.halvings))
+            factor, scale = scale.parted()
+            return table * factor, scale
 
-        table, scale = jax.lax.while_loop(lambda carry: carry[1].halvings >= MOST_HALVINGS, multiply, (table, scale))
+        table, scale = jax.lax.while_loop(lambda carry: carry[1].worn, multiply, (table, scale))
         return SparseAverage(table, jnp.stack(scale))
 
     def value(self) -> jax.Array:
@@ -42,4 +42,4 @@ class SparseAverage(NamedTuple):
 
 def start(size: int, dtype: jnp.dtype) -> SparseAverage:
     """Averages of zero."""
-    return SparseAverage(jnp.zeros((size,), dtype), jnp.zeros((3,), dtype))
+    return SparseAverage(jnp.zeros((size,), dtype), jnp.zeros((2,), dtype))

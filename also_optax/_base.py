@@ -156,8 +156,9 @@ def is_rule_state(node: Any) -> bool:
 
 def counts(examples: Examples) -> tuple[jax.Array, jax.Array]:
     """How many examples count and how many are rejected, in the dtype of the statistics."""
-    dtype = examples.losses.dtype
-    return examples.valid.sum(dtype=dtype), examples.rejected.sum(dtype=dtype)
+    both = jnp.stack([examples.valid, examples.rejected])
+    count, rejected = both.sum(axis=tuple(range(1, both.ndim)), dtype=examples.losses.dtype)
+    return count, rejected
 
 
 def examples_for(state: RuleState, losses: Any, groups: Any, where: Any) -> Examples:

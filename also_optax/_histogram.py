@@ -111,49 +111,56 @@ def start(num_entries: int, eligible: jax.Array | int) -> Histogram:
     return Histogram(moments, jnp.array([FINEST, 0, 1], dtype))
 
 
-def moved(histogram: Histogram, scale: jax.Array, touched: Touched) -> tuple[Histogram, tuple[jax.Array, jax.Array]]:
-    """The histogram after a move at the scale a, and the normaliser of all entries but those of the batch."""
+def moved(histogram: Histogram, scale: jax.Array, touched: Touched) -> tuple[Histogram, jax.Array]:
+    """The histogram after a move at the scale a, and the normaliser."""
     histogram, lost = _widened(histogram, scale, touched)
     window = Window(*histogram.window)
-    before, after = _by_bin(
-        _moments_of(window, jnp.stack([touched.old, touched.new]), jnp.stack([touched.mass, touched.mass])), rows=2
-    )
-    rest = normalizer(histogram, before, scale)
+    scores, mass = jnp.stack([touched.old, touched.new]), jnp.stack([touched.mass, touched.mass])
+    before, after = _by_bin(_moments_of(window, scores, mass), rows=2)
+    normalizer = _normalizer(histogram, before, scale, touched)
     window = window._replace(whole=jnp.where(lost, 0, window.whole))
-    return Histogram(_added(histogram.moments, after - before), jnp.stack(window)), rest
+    return Histogram(_added(histogram.moments, after - before), jnp.stack(window)), normalizer
 
 
-def renewed(
-    values: jax.Array, scale: jax.Array, log_prior: jax.Array, new: jax.Array, mass: jax.Array
-) -> tuple[Histogram, tuple[jax.Array, jax.Array]]:
-    """As :func:`moved`, from the table in which the batch has its `new` scores."""
+def renewed(values: jax.Array, scale: jax.Array, log_prior: jax.Array, touched: Touched) -> tuple[Histogram, jax.Array]:
+    """As :func:`moved`, from the table in which the batch has its new scores."""
     histogram = made(values, scale, log_prior)
-    (batch,) = _by_bin(_moments_of(Window(*histogram.window), new[None], mass[None]), rows=1)
-    return histogram, normalizer(histogram, batch, scale)
-
-
-def normalizer(histogram: Histogram, less: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A score r, and log of the sum of prior·n·exp(a·(v - r)) over the histogram less some moments, ``[4, K]``."""
     window = Window(*histogram.window)
-    entries, mass, first, second = (histogram.moments[0] - less) + histogram.moments[1]
+    (batch,) = _by_bin(_moments_of(window, touched.new[None], touched.mass[None]), rows=1)
+    return histogram, _normalizer(histogram, batch, scale, touched)
+
+
+def _normalizer(histogram: Histogram, batch: jax.Array, scale: jax.Array, touched: Touched) -> jax.Array:
+    """A score r, and log of the sum of prior·n·exp(u - a·r), ``[2]``.
+
+    The sum is over the histogram less the moments ``[4, K]`` of the batch, and over the batch's entries one by one.
+    """
+    window = Window(*histogram.window)
+    entries, mass, first, second = (histogram.moments[0] - batch) + histogram.moments[1]
     occupied = (entries > 0.5) & (mass > 0)
     nats = scale * window.width
     divisor = jnp.where(occupied, mass, 1)
     mean = jnp.clip(first / divisor, -0.5, 0.5)
     variance = jnp.clip(second / divisor - mean**2, 0, 0.25)
     # from the window's upper edge; no entry is beyond its own bin's
+    edge = (window.lowest + BINS) * window.width
     inside = jnp.minimum(nats * mean + 0.5 * nats**2 * variance, 0.5 * nats) - 0.5 * nats
-    exponents = nats * (jnp.arange(BINS, dtype=mass.dtype) - (BINS - 1)) + inside
-    peak = jnp.max(exponents, where=occupied, initial=-jnp.inf)
-    peak = jnp.where(jnp.isneginf(peak), 0, peak)
-    total = jnp.sum(jnp.where(occupied, mass * jnp.exp(exponents - peak), 0))
-    reference = (window.lowest + BINS) * window.width + peak / scale
-    return reference, jnp.log(total)
+    tilts = jnp.concatenate(
+        [
+            jnp.where(occupied, nats * (jnp.arange(BINS, dtype=mass.dtype) - (BINS - 1)) + inside, -jnp.inf),
+            jnp.where(touched.mass > 0, scale * (touched.new - edge) + touched.bonus, -jnp.inf),
+        ]
+    )
+    peak = jnp.max(tilts)
+    total = jnp.sum(jnp.concatenate([mass, touched.mass]) * jnp.exp(tilts - peak), where=tilts > -jnp.inf)
+    reference = edge + jnp.clip(peak / scale, -FARTHEST, FARTHEST)
+    return jnp.stack([reference, jnp.log(total) + (peak - scale * (reference - edge))])
 
 
-def leaves_out(histogram: Histogram, scale: jax.Array, reference: jax.Array, log_mass: jax.Array) -> jax.Array:
+def leaves_out(histogram: Histogram, scale: jax.Array, normalizer: jax.Array) -> jax.Array:
     """Whether entries below the window may matter to the normaliser of all."""
     window = Window(*histogram.window)
+    reference, log_mass = normalizer
     above = log_mass + scale * (reference - window.lowest * window.width)
     return (window.whole == 0) & (above < NEGLIGIBLE)
 
@@ -195,8 +202,8 @@ def made(values: jax.Array, scale: jax.Array, log_prior: jax.Array) -> Histogram
 def _widened(histogram: Histogram, scale: jax.Array, touched: Touched) -> tuple[Histogram, jax.Array]:
     """The histogram with room for the new scores, and whether it has none for the lowest of them."""
     chosen = touched.mass > 0
-    highest = jnp.max(touched.new, where=chosen, initial=-jnp.inf)
-    lowest = jnp.min(touched.new, where=chosen, initial=jnp.inf)
+    both = jnp.stack([touched.new, -touched.new])
+    highest, lowest = jnp.max(both, axis=1, where=jnp.stack([chosen, chosen]), initial=-jnp.inf) * jnp.array([1, -1])
 
     def lacks(histogram: Histogram) -> tuple[jax.Array, jax.Array]:
         window = Window(*histogram.window)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 LN2_HEAD = 0.693145751953125
 """log 2 to 16 bits, so that a few hundred times it is exact in float32."""
 LN2_TAIL = 1.4286068203094172e-06
+MOST_HALVINGS = 40
 
 
 def two_sum(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -26,28 +27,33 @@ def power_of_two(exponent: jax.Array) -> jax.Array:
 
 
 class Scale(NamedTuple):
-    """A positive number a = exp(log_head + log_tail) / 2**halvings, which thousands of small divisions leave exact.
+    """A positive number a = exp(log_head + log_tail), which thousands of small divisions leave exact.
 
     Attributes:
-      log_head: in (-log 2, 0], but for rounding.
+      log_head: at most 0.
       log_tail: what it leaves out.
-      halvings: a whole number.
     """
 
     log_head: jax.Array
     log_tail: jax.Array
-    halvings: jax.Array
 
     @property
     def value(self) -> jax.Array:
         """a."""
-        return jnp.exp(self.log_head + self.log_tail) * power_of_two(-self.halvings)
+        return jnp.exp(self.log_head) * (1 + self.log_tail)
+
+    @property
+    def worn(self) -> jax.Array:
+        """Whether a is so small that it should be multiplied into the table that it scales."""
+        return self.log_head < -MOST_HALVINGS * (LN2_HEAD + LN2_TAIL)
 
     def divided(self, log_divisor: jax.Array) -> "Scale":
         """a/exp(log_divisor), for a divisor of at least 1."""
         head, error = two_sum(self.log_head, -log_divisor)
-        tail = self.log_tail + error
-        halvings = jnp.floor(-head / (LN2_HEAD + LN2_TAIL))
-        head, error = two_sum(head, halvings * LN2_HEAD)
-        head, tail = two_sum(head, tail + error + halvings * LN2_TAIL)
-        return Scale(head, tail, self.halvings + halvings)
+        return Scale(*two_sum(head, self.log_tail + error))
+
+    def parted(self) -> tuple[jax.Array, "Scale"]:
+        """A power of two, and a scale in (1/2, 1], of which a is the product."""
+        halvings = jnp.floor(-self.log_head / (LN2_HEAD + LN2_TAIL))
+        head, error = two_sum(self.log_head, halvings * LN2_HEAD)
+        return power_of_two(-halvings), Scale(*two_sum(head, self.log_tail + error + halvings * LN2_TAIL))

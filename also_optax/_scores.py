@@ -20,16 +20,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from also_optax import _groups, _histogram
 from also_optax._histogram import Histogram, Touched
 from also_optax._hyperparams import LARGEST, statistics_dtype
-from also_optax._precise import Scale, power_of_two
+from also_optax._precise import Scale
 
 LARGEST_SCORE = 2.0**100
 LARGEST_PULL = 2.0**60
-MOST_HALVINGS = 40
-"""After so many halvings the scale is multiplied into the table."""
 
 
 class Scores(NamedTuple):
@@ -39,8 +38,8 @@ class Scores(NamedTuple):
       values: v, ``[n]``.
       bonus: c, ``[n]``; None without optimism.
       visited: the number of the step after each entry's last move, int ``[n]``; None without optimism.
-      scale: a, as a :class:`Scale`, ``[3]``.
-      normalizer: a reference score r, and log of the sum of prior·exp(u - a·r), ``[2]``.
+      scale: a, as a :class:`Scale`, ``[2]``.
+      normalizer: a reference score r, and log of the sum of prior·n·exp(u - a·r), ``[2]``.
       histogram: of all scores; None where the normaliser is summed over the table.
     """
 
@@ -90,22 +89,20 @@ class Scores(NamedTuple):
         before = Scale(*self.scale)
         scale = before.divided(jnp.log1p(jnp.where(any_move, jnp.minimum(pull, LARGEST_PULL), 0)))
         rise = _saturated(ascent / before.value, LARGEST_SCORE)
-        if self.bonus is None:
-            bonus = jnp.zeros_like(bonus)
-        else:
+        if self.bonus is not None:
             rise = rise - _saturated(bonus / scale.value, LARGEST_SCORE)
-        touched, values = _touch(self.values, ids, rise, bonus, _groups.mass_at(log_prior, ids, self.size))
+        touched, values = _touch(
+            self.values, ids, rise, None if self.bonus is None else bonus, _groups.mass_at(log_prior, ids, self.size)
+        )
         if self.histogram is None:
             values = _groups.put(values, touched.ids, jnp.full_like(touched.new, -jnp.inf))
-            values, new, scale = _rescaled(values, touched.new, scale, scale.halvings >= MOST_HALVINGS)
-            rest = _summed(values, scale.value, log_prior)
-            normalizer = _with_touched(rest, scale.value, touched._replace(new=new), self.size)
+            values, new, scale = _rescaled(values, touched.new, scale, scale.worn)
+            normalizer = _summed(values, scale.value, log_prior, touched._replace(new=new))
             values = _groups.put(values, touched.ids, _after(normalizer[1], new))
             histogram = None
         else:
             values = _groups.put(values, touched.ids, touched.new)
-            histogram, rest = _histogram.moved(self.histogram, scale.value, touched)
-            normalizer = _with_touched(rest, scale.value, touched, self.size)
+            histogram, normalizer = _histogram.moved(self.histogram, scale.value, touched)
             values, scale, histogram, normalizer = _renewed(values, scale, histogram, normalizer, touched, log_prior)
         moved = self._replace(
             values=values,
@@ -127,7 +124,7 @@ class Scores(NamedTuple):
         relative = Scale(*self.scale).value * (values - reference)
         if bonus is not None:
             relative = relative + jnp.where(visited == step, bonus, 0)
-        return relative - log_mass
+        return relative - (log_mass - np.log(self.size))
 
 
 def start(size: int, log_prior: jax.Array, *, bonus: bool, histogram: bool) -> Scores:
@@ -140,7 +137,7 @@ def start(size: int, log_prior: jax.Array, *, bonus: bool, histogram: bool) -> S
       histogram: whether the normaliser comes from a histogram.
     """
     dtype = statistics_dtype()
-    normalizer, bins = jnp.zeros((2,), dtype), None
+    normalizer, bins = jnp.array([0, np.log(size)], dtype), None
     if histogram:
         eligible = size if log_prior.ndim == 0 else jnp.sum(_groups.mass_of(log_prior, size) > 0)
         bins = _histogram.start(size, eligible)
@@ -148,14 +145,14 @@ def start(size: int, log_prior: jax.Array, *, bonus: bool, histogram: bool) -> S
         values=jnp.zeros((size,), dtype),
         bonus=jnp.zeros((size,), dtype) if bonus else None,
         visited=jnp.zeros((size,), jnp.int32) if bonus else None,
-        scale=jnp.zeros((3,), dtype),
+        scale=jnp.zeros((2,), dtype),
         normalizer=normalizer,
         histogram=bins,
     )
 
 
 def _touch(
-    values: jax.Array, ids: jax.Array, rise: jax.Array, bonus: jax.Array, mass: jax.Array
+    values: jax.Array, ids: jax.Array, rise: jax.Array, bonus: jax.Array | None, mass: jax.Array
 ) -> tuple[Touched, jax.Array]:
     """Each entry of the batch once, and the table, in which it is marked.
 
@@ -168,7 +165,8 @@ def _touch(
     values = _groups.put(values, jnp.where(moves, ids, values.size), _after(old, _after(rise, positions)))
     owner = jnp.where(moves, _groups.take(values, ids), size).astype(jnp.int32)
     chosen = owner == jnp.arange(size)
-    rise, bonus = (_groups.segment_sum(terms, owner, size) for terms in (rise, bonus))
+    rise = _groups.segment_sum(rise, owner, size)
+    bonus = jnp.zeros_like(rise) if bonus is None else _groups.segment_sum(bonus, owner, size)
     touched = Touched(
         ids=jnp.where(chosen, ids, values.size),
         old=old,
@@ -180,12 +178,12 @@ def _touch(
 
 
 def _rescaled(values: jax.Array, new: jax.Array, scale: Scale, needed: jax.Array) -> tuple[jax.Array, jax.Array, Scale]:
-    """The same tilts, with the halvings of the scale multiplied into the scores, where `needed`."""
+    """The same tilts, with all but a half of the scale multiplied into the scores, where `needed`."""
 
     def multiply(carry: tuple) -> tuple:
         values, new, scale, _ = carry
-        factor = power_of_two(-scale.halvings)
-        return values * factor, new * factor, scale._replace(halvings=jnp.zeros_like(scale.halvings)), jnp.array(False)
+        factor, scale = scale.parted()
+        return values * factor, new * factor, scale, jnp.array(False)
 
     return jax.lax.while_loop(lambda carry: carry[-1], multiply, (values, new, scale, needed))[:3]
 
@@ -202,31 +200,25 @@ def _renewed(
 
     def renew(carry: tuple) -> tuple:
         _, values, scale, *_ = carry
-        values, new, scale = _rescaled(values, touched.new, scale, scale.halvings > 0)
-        histogram, rest = _histogram.renewed(values, scale.value, log_prior, new, touched.mass)
-        normalizer = _with_touched(rest, scale.value, touched._replace(new=new), values.size)
-        return jnp.array(False), values, scale, histogram, normalizer
+        factor, scale = scale.parted()
+        values, here = values * factor, touched._replace(new=touched.new * factor)
+        return jnp.array(False), values, scale, *_histogram.renewed(values, scale.value, log_prior, here)
 
-    worn = (scale.halvings >= MOST_HALVINGS) | _histogram.leaves_out(histogram, scale.value, *normalizer)
+    worn = scale.worn | _histogram.leaves_out(histogram, scale.value, normalizer)
     carry = worn, values, scale, histogram, normalizer
     return jax.lax.while_loop(lambda carry: carry[0], renew, carry)[1:]
 
 
-def _summed(values: jax.Array, scale: jax.Array, log_prior: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """As :func:`_histogram.normalizer`, from the table; entries at minus infinity have no part."""
+def _summed(values: jax.Array, scale: jax.Array, log_prior: jax.Array, touched: Touched) -> jax.Array:
+    """The normaliser, ``[2]``, of the table, where the batch is at minus infinity, and of the batch."""
     mass = _groups.mass_of(log_prior, values.size)
     reference = jnp.max(values) if log_prior.ndim == 0 else jnp.max(values, where=mass > 0, initial=-jnp.inf)
     reference = jnp.where(jnp.isneginf(reference), 0, reference)
-    return reference, jnp.log(jnp.sum(mass * jnp.exp(scale * jnp.minimum(values - reference, 0))))
-
-
-def _with_touched(rest: tuple[jax.Array, jax.Array], scale: jax.Array, touched: Touched, size: int) -> jax.Array:
-    """The normaliser, ``[2]``, of the rest and the batch's entries with their bonus."""
-    reference, log_rest = rest
+    log_rest = jnp.log(jnp.sum(mass * jnp.exp(scale * jnp.minimum(values - reference, 0))))
+    tilts = scale * (touched.new - reference) + touched.bonus
     chosen = touched.mass > 0
-    tilts = scale * (touched.new - reference) + touched.bonus + jnp.log(jnp.where(chosen, touched.mass, 1))
-    logs = jnp.append(jnp.where(chosen, tilts, -jnp.inf), log_rest)
-    return jnp.stack([reference, jax.nn.logsumexp(logs) - jnp.log(size)])
+    logs = jnp.where(chosen, tilts + jnp.log(jnp.where(chosen, touched.mass, 1)), -jnp.inf)
+    return jnp.stack([reference, jax.nn.logsumexp(jnp.append(logs, log_rest))])
 
 
 def _after(read: jax.Array, values: jax.Array) -> jax.Array:
