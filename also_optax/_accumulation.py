@@ -9,6 +9,7 @@ import optax
 from also_optax._base import AxisName, examples_for, pooled
 from also_optax._examples import no_examples
 from also_optax._hyperparams import check_count
+from also_optax._pairs import Pairs
 from also_optax._read import find_rule_state
 
 
@@ -29,7 +30,7 @@ class MultiStepsState(NamedTuple):
 
 
 def multi_steps(
-    tx: optax.GradientTransformation, every_k: int, *, axis_name: AxisName = None
+    tx: optax.GradientTransformation, every_k: int, *, batch_size: int | None = None, axis_name: AxisName = None
 ) -> optax.GradientTransformationExtraArgs:
     """Steps the optimizer, and its adversary, once per `every_k` micro-batches, as one large batch would.
 
@@ -46,6 +47,8 @@ def multi_steps(
     Args:
       tx: an optimizer with one rule inside.
       every_k: micro-batches per optimizer step, at least 1.
+      batch_size: entries of `groups` in each micro-batch, over all shards: for rules that touch no more of pi than the
+        batch's part (``also`` with ``lazy=True`` or more than 100,000 groups), and for no others.
       axis_name: the mapped axes that split each micro-batch, inside ``shard_map``; that of the rule has no part here.
 
     Returns:
@@ -53,7 +56,8 @@ def multi_steps(
 
     Raises:
       TypeError: if `every_k` is not a Python int.
-      ValueError: if `every_k` is below 1, or `tx` has no rule, or two (at ``init``).
+      ValueError: if `every_k` or `batch_size` is below 1, `batch_size` is missing or not that of a micro-batch, or `tx`
+        has no rule, or two (at ``init``).
 
     Examples:
       >>> import jax.numpy as jnp, optax, also_optax
@@ -67,6 +71,8 @@ def multi_steps(
       -2.0
     """
     check_count("every_k", every_k)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     tx = optax.with_extra_args_support(tx)
 
     def init_fn(params: optax.Params) -> MultiStepsState:
@@ -74,9 +80,29 @@ def multi_steps(
         return MultiStepsState(
             micro_step=jnp.zeros([], jnp.int32),
             gradient_sum=jax.tree.map(_accumulator, params),
-            statistics=find_rule_state(inner_state).observe(no_examples()),
+            statistics=nothing_yet(find_rule_state(inner_state)),
             inner_state=inner_state,
         )
+
+    def nothing_yet(rule_state: Any) -> Any:
+        statistics = rule_state.observe(no_examples())
+        if not isinstance(statistics, Pairs):
+            return statistics
+        if batch_size is None:
+            raise ValueError(
+                "`multi_steps` keeps the examples themselves for a rule that touches only their part of pi, and needs "
+                "`batch_size`, the number of ids in each micro-batch."
+            )
+        return statistics.padded(every_k * batch_size)
+
+    def both(total: Any, seen: Any, micro_step: jax.Array) -> Any:
+        if not isinstance(seen, Pairs):
+            return total.merge(seen)
+        if seen.ids.size != batch_size:
+            raise ValueError(
+                f"a micro-batch has {seen.ids.size} ids, but `batch_size` of `multi_steps` is {batch_size}."
+            )
+        return total.placed(seen, micro_step * batch_size)
 
     def update_fn(
         updates: optax.Updates,
@@ -100,7 +126,7 @@ def multi_steps(
             return total + jnp.where(scale > 0, scale * gradient.astype(total.dtype), 0)  # 0 times NaN is NaN
 
         gradient_sum = jax.tree.map(add, state.gradient_sum, updates)
-        merged = state.statistics.merge(seen)
+        merged = both(state.statistics, seen, state.micro_step)
         micro_step = state.micro_step + 1
 
         def step(inner_state: Any) -> tuple[Any, Any]:
@@ -112,7 +138,7 @@ def multi_steps(
 
         steps = micro_step == every_k
         new_updates, inner_state = jax.lax.cond(steps, step, wait, state.inner_state)
-        nothing = rule_state.observe(no_examples())
+        nothing = nothing_yet(rule_state)
         return new_updates, MultiStepsState(
             micro_step=jnp.where(steps, 0, micro_step),
             gradient_sum=jax.tree.map(lambda t: jnp.where(steps, 0, t), gradient_sum),

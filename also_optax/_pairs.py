@@ -30,6 +30,17 @@ class Pairs(NamedTuple):
         joined = (jnp.concatenate([mine, others]) for mine, others in zip(self[2:], other[2:], strict=True))
         return Pairs(self.count + other.count, self.rejected + other.rejected, *joined)
 
+    def padded(self, size: int) -> "Pairs":
+        """These and pairs without a part, `size` in all."""
+        room = (0, size - self.ids.size)
+        return self._replace(ids=jnp.pad(self.ids, room, constant_values=-1), losses=jnp.pad(self.losses, room))
+
+    def placed(self, other: "Pairs", position: jax.Array) -> "Pairs":
+        """Pairs of both, where those of `other` take the place of pairs without a part."""
+        pairs = zip(self[2:], other[2:], strict=True)
+        joined = (jax.lax.dynamic_update_slice(mine, others, (position,)) for mine, others in pairs)
+        return Pairs(self.count + other.count, self.rejected + other.rejected, *joined)
+
     def pool(self, axis_name: str | tuple[str, ...]) -> "Pairs":
         """Pairs of all shards."""
         count, rejected = jax.lax.psum((self.count, self.rejected), axis_name)

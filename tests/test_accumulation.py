@@ -41,6 +41,31 @@ def test_micro_batches_are_one_batch_for_rules_that_weigh_from_the_state(make):
     assert_same(micro_state.inner_state, opt_state)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("optimism", [0, 1.0])
+def test_micro_batches_are_one_batch_for_weights_that_are_touched_at_the_batch_alone(optimism):
+    large, micro = large_and_micro()
+    rule = also_optax.reweight_by_also(
+        problems.NUM_GROUPS, dual_learning_rate=0.4, prior=problems.PRIOR, optimism=optimism, lazy=True
+    )
+    tx = optax.chain(rule, optax.sgd(0.01))
+    params, opt_state = problems.train(tx, large)
+    micro_params, micro_state = problems.train(also_optax.multi_steps(tx, K, batch_size=4), micro)
+    assert_same(micro_params, params)
+    assert_same(problems.outside(micro_state.inner_state), problems.outside(opt_state))
+
+
+def test_a_rule_that_keeps_pairs_needs_the_size_of_a_micro_batch():
+    rule = also_optax.reweight_by_also(problems.NUM_GROUPS, lazy=True)
+    with pytest.raises(ValueError, match="needs `batch_size`, the number of ids in each micro-batch"):
+        also_optax.multi_steps(rule, K).init(jnp.zeros(3))
+    tx = also_optax.multi_steps(rule, K, batch_size=4)
+    with pytest.raises(ValueError, match="a micro-batch has 2 ids, but `multi_steps` has `batch_size=4`"):
+        tx.update(jnp.zeros(3), tx.init(jnp.zeros(3)), losses=jnp.ones(2), groups=jnp.array([0, 1]))
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+        also_optax.multi_steps(rule, K, batch_size=0)
+
+
 def two_pass_step(tx, params, opt_state, large):
     """One optimizer step over micro-batches: statistics of all first, then each one's share."""
     micro = [jax.tree.map(lambda leaf, i=i: leaf[4 * i : 4 * i + 4], large) for i in range(K)]

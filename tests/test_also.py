@@ -441,11 +441,6 @@ def test_uniform_weights_of_ten_million_examples_are_one():
     assert np.ptp(of_seen) > 1
 
 
-@pytest.mark.xfail(
-    not jax.config.jax_enable_x64,
-    reason="in float32 the compiler works the tilt out twice, with two roundings: for the table and for its sum",
-    strict=True,
-)
 def test_a_steep_ascent_costs_the_weights_no_precision():
     """As of many examples at the default rate: steps of thousands in the logs, and weights that still add up to G."""
     losses = np.random.default_rng(0).gamma(1.0, size=(10, 8))

@@ -154,10 +154,13 @@ class AlsoState(NamedTuple):
         return jnp.clip(dual_gradient + self.hyperparams.optimism * (dual_gradient - previous), -LARGEST, LARGEST)
 
     def _prox(self, ascent_direction: jax.Array) -> tuple[jax.Array, _simplex.LogNormalizer]:
-        """Tilt and log_normalizer after a prox step; the old peak is taken off, which keeps the tilt centred."""
+        """Tilt and log_normalizer after a prox step; the largest tilt is put to 0, and the rest keep their digits."""
         step_size, penalty = self.hyperparams.dual_learning_rate, self.hyperparams.kl_penalty
         ascent = jnp.clip(step_size * ascent_direction, -LARGEST, LARGEST)
-        tilt = _simplex.prox_step(self.tilt - self.log_normalizer.peak, ascent, step_size * penalty)
+        tilt = _simplex.prox_step(self.tilt, ascent, step_size * penalty)
+        top = jnp.max(jnp.where(jnp.isneginf(self.log_prior), -jnp.inf, tilt))
+        # A compiler may work out `tilt` for each of its uses, and round them differently: the top is 0 by definition.
+        tilt = jnp.where(tilt == top, 0, tilt - top)
         return tilt, _simplex.log_partition(self.log_prior, tilt)
 
 

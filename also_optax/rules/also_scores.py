@@ -64,19 +64,7 @@ class AlsoScoresState(NamedTuple):
 
     def advance(self, statistics: Pairs) -> "AlsoScoresState":
         """The prox step of the module docstring on the batch's dual gradient."""
-        step_size, penalty, optimism, _, average_decay = self.hyperparams
-        ids, losses = statistics.ids, statistics.losses
-        inverse = _groups.inverse_of(_groups.take(self.log_frequencies, ids), self.num_groups)
-        dual_gradient = _saturated(losses / jnp.maximum(statistics.count, 1) * inverse)
-        ascent = _saturated(step_size * dual_gradient)
-        lent = _saturated(optimism * ascent)
-        if self.scores.bonus is not None:
-            ascent = jnp.where(self.step == 0, ascent, _saturated(ascent + lent))
-        scores = self.scores.move(ids, statistics.count, ascent, lent, step_size * penalty, self.step, self.log_prior)
-        average = self.average_losses
-        if average is not None:
-            average = average.updated(ids, dual_gradient, jnp.where(statistics.count > 0, average_decay, 1))
-        return self._replace(scores=scores, average_losses=average)
+        return _advanced(self, statistics)
 
     def weigh(self, statistics: Pairs | None, examples: Examples) -> jax.Array:
         """Weights pi/q of each example's entry."""
@@ -102,6 +90,23 @@ class AlsoScoresState(NamedTuple):
         debias = 1 - self.hyperparams.average_decay ** jnp.maximum(self.step, 1)
         losses = self.average_losses.value() / debias
         return found | _game.of_losses(*game, self.log_frequencies, losses, self.hyperparams.kl_penalty)
+
+
+@jax.jit  # where a user's step is not, its loops would be compiled in every step
+def _advanced(state: AlsoScoresState, statistics: Pairs) -> AlsoScoresState:
+    step_size, penalty, optimism, _, average_decay = state.hyperparams
+    ids, losses = statistics.ids, statistics.losses
+    inverse = _groups.inverse_of(_groups.take(state.log_frequencies, ids), state.num_groups)
+    dual_gradient = _saturated(losses / jnp.maximum(statistics.count, 1) * inverse)
+    ascent = _saturated(step_size * dual_gradient)
+    lent = _saturated(optimism * ascent)
+    if state.scores.bonus is not None:
+        ascent = jnp.where(state.step == 0, ascent, _saturated(ascent + lent))
+    scores = state.scores.move(ids, statistics.count, ascent, lent, step_size * penalty, state.step, state.log_prior)
+    average = state.average_losses
+    if average is not None:
+        average = average.updated(ids, dual_gradient, jnp.where(statistics.count > 0, average_decay, 1))
+    return state._replace(scores=scores, average_losses=average)
 
 
 def _saturated(values: jax.Array) -> jax.Array:

@@ -31,7 +31,8 @@ class Protocol:
       pairs, max_pairs, seconds, block: see :class:`benchmarks.speed.timing.Effort`.
       scan_steps: of training in one call, in the form with a `lax.scan`.
       id_batches: how many batches of random ids before they repeat.
-      dense_groups, lazy_groups: G of the whole step.
+      dense_groups, lazy_groups: G of the whole step of the MLP.
+      few_dense, few_lazy: G of the whole step of the other networks.
       no_average_from: from this G on, dense tables are also measured without the moving average of the losses.
       flat: two sizes n between which a lazy step should not slow down.
       dual_groups: G of the dual update alone; the largest is also the one of the state's bytes.
@@ -46,12 +47,14 @@ class Protocol:
 
     pairs: int = 30
     max_pairs: int = 120
-    seconds: float = 5.0
+    seconds: float = 3.0
     block: float = 0.02
     scan_steps: int = 16
     id_batches: int = 64
-    dense_groups: tuple[int, ...] = (2, 10, 10**3, 10**5, 10**6, 10**7)
+    dense_groups: tuple[int, ...] = (2, 10, 10**3, 10**4, 10**5, 10**6, 10**7)
     lazy_groups: tuple[int, ...] = (10**3, 10**5, 10**6, 10**7, 10**8)
+    few_dense: tuple[int, ...] = (10, 10**4)
+    few_lazy: tuple[int, ...] = (10**5, 10**8)
     no_average_from: int = 10**6
     flat: tuple[int, int] = (10**5, 10**8)
     dual_groups: tuple[int, ...] = (10**6, 10**7, 10**8)
@@ -86,6 +89,8 @@ SMOKE = Protocol(
     id_batches=4,
     dense_groups=(10,),
     lazy_groups=(10**4,),
+    few_dense=(10,),
+    few_lazy=(),
     flat=(10**3, 10**5),
     dual_groups=(10**5,),
     compile_dense=(10,),
@@ -202,7 +207,10 @@ def _steps(protocol: Protocol) -> Iterator[Case]:
         light = protocol.smoke and (workload, form) != ("mlp", "call")  # compiling takes its time
         for method in () if light else OTHERS:
             yield Case(WHOLE_STEP, workload, form, method, BASELINES[method])
-        for tables in _tables(protocol.dense_groups, protocol.lazy_groups, protocol.no_average_from):
+        sizes = (protocol.few_dense, protocol.few_lazy)
+        if workload == "mlp":
+            sizes = (protocol.dense_groups, protocol.lazy_groups)
+        for tables in _tables(*sizes, protocol.no_average_from):
             if not light or tables["optimism"] == 1:
                 yield Case(WHOLE_STEP, workload, form, "also", "adamw", **tables)
         if workload == "mlp" and not light:

@@ -1,14 +1,10 @@
 """What is compared: each optimizer, and the one that it is measured against."""
 
-import inspect
 from typing import Any, NamedTuple
 
 import optax
 
 import also_optax
-
-HAS_LAZY = "lazy" in inspect.signature(also_optax.also).parameters
-"""Whether this also_optax can touch only the batch's entries of pi."""
 
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-4
@@ -30,8 +26,7 @@ class Optimizer(NamedTuple):
 
 def also_settings(*, lazy: bool, average: bool, optimism: int) -> dict[str, Any]:
     """Keywords of `also` and `reweight_by_also` for one way of keeping the tables."""
-    settings: dict[str, Any] = {"optimism": optimism} | ({} if average else {"average_decay": None})
-    return settings | ({"lazy": lazy} if HAS_LAZY else {})
+    return {"optimism": optimism, "lazy": lazy} | ({} if average else {"average_decay": None})
 
 
 def build(method: str, num_groups: int | None = None, **settings: Any) -> Optimizer:

@@ -11,7 +11,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from benchmarks import records
 from benchmarks.speed import compiling, devices, dual, sweep
 from benchmarks.speed.cases import COMPILING, DEVICES, DUAL_UPDATE, SWEEP, WHOLE_STEP, Case, Protocol, cases
-from benchmarks.speed.optimizers import HAS_LAZY
 from benchmarks.speed.steps import WholeSteps
 
 
@@ -30,9 +29,6 @@ def run(
     """
     file = out / "speed.jsonl"
     asked = cases(protocol, parts, patterns)
-    if not HAS_LAZY and any(case.lazy for case in asked):
-        console.print("This also_optax knows no `lazy`: the lazy cases are left out.")
-        asked = [case for case in asked if not case.lazy]
     lines = records.read(file)
     if fresh:
         hashes = {case.hash(protocol) for case in asked}
