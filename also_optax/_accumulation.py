@@ -99,9 +99,7 @@ def multi_steps(
         if not isinstance(seen, Pairs):
             return total.merge(seen)
         if seen.ids.size != batch_size:
-            raise ValueError(
-                f"a micro-batch has {seen.ids.size} ids, but `batch_size` of `multi_steps` is {batch_size}."
-            )
+            raise ValueError(f"a micro-batch has {seen.ids.size} ids, but `multi_steps` has `batch_size={batch_size}`.")
         return total.placed(seen, micro_step * batch_size)
 
     def update_fn(

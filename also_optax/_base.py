@@ -68,7 +68,7 @@ class RuleState(Protocol):
 
     Any NamedTuple of arrays with these members is one. What `advance` makes of a batch without examples is thrown away,
     by a choice between two trees. A state whose tables are too large to be copied sees to that itself, and says so by a
-    member ``keeps_still``.
+    member ``keeps_still``; it is also told the next step's hyperparameters, as a second argument of `advance`.
 
     Attributes:
       step: how often the adversary has moved, int scalar; the clock of its schedules.
@@ -235,9 +235,10 @@ def rule_transformation(
 
     def _move(state: Any, statistics: Any) -> Any:
         moves = statistics.count > 0
-        moved = state.advance(statistics)
-        if not hasattr(type(state), "keeps_still"):
-            moved = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, state)
+        if hasattr(type(state), "keeps_still"):
+            moved = state.advance(statistics, values_at(hyperparams, state.step + 1))
+        else:
+            moved = jax.tree.map(lambda new, old: jnp.where(moves, new, old), state.advance(statistics), state)
         step = state.step + moves.astype(jnp.int32)
         return moved._replace(
             step=step,

@@ -37,7 +37,7 @@ FINEST = -24
 MOST_WIDTHS = 2.0**22
 """How many widths a score may be from zero; floats could tell no finer bins apart."""
 FARTHEST = 2.0**126
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 """Entries counted at a time when a histogram is made; more would need as much memory again as the table."""
 MOST_ROWS = 4096
 """A table is counted as so many rows at most, column by column: where it is split, each device counts its own rows."""
@@ -144,7 +144,7 @@ def _normalizer(histogram: Histogram, batch: jax.Array, scale: jax.Array, touche
     variance = jnp.clip(second / divisor - mean**2, 0, 0.25)
     # from the window's upper edge; no entry is beyond its own bin's
     edge = (window.lowest + BINS) * window.width
-    inside = jnp.minimum(nats * mean + 0.5 * nats**2 * variance, 0.5 * nats) - 0.5 * nats
+    inside = jnp.minimum(nats * (mean + 0.5 * nats * variance), 0.5 * nats) - 0.5 * nats
     tilts = jnp.concatenate(
         [
             jnp.where(occupied, nats * (jnp.arange(BINS, dtype=mass.dtype) - (BINS - 1)) + inside, -jnp.inf),

@@ -368,6 +368,8 @@ def test_constant_schedules_are_numbers(row):
 @rules
 def test_read_and_write_side_see_the_same_value_of_a_schedule(row):
     """Switching by schedule at step 3 is training with one value for 3 steps and with the other from there."""
+    # What optimism lends in a step of a lazy rule is at the next step's rate, which only a schedule knows beforehand.
+    fixed = {"optimism": 0} if hasattr(row.make(**row.hyperparams).init(None), "scores") else {}
     changed = {name: value / 2 for name, value in row.hyperparams.items()}
     switched = {
         name: optax.join_schedules(
@@ -375,9 +377,9 @@ def test_read_and_write_side_see_the_same_value_of_a_schedule(row):
         )
         for name, value in row.hyperparams.items()
     }
-    by_schedule = problems.train(with_sgd(row, **switched), STACKED)
-    params, opt_state = problems.train(with_sgd(row), jax.tree.map(lambda leaf: leaf[:3], STACKED))
-    tx = with_sgd(row, **changed)
+    by_schedule = problems.train(with_sgd(row, **switched, **fixed), STACKED)
+    params, opt_state = problems.train(with_sgd(row, **fixed), jax.tree.map(lambda leaf: leaf[:3], STACKED))
+    tx = with_sgd(row, **changed, **fixed)
     hyperparams = find_rule_state(tx.init(params)).hyperparams
     opt_state = (opt_state[0]._replace(hyperparams=hyperparams), *opt_state[1:])
     for t in range(3, len(STACKED.x)):

@@ -232,8 +232,7 @@ def test_a_range_of_many_thousand_nats_loses_digits_alone():
     assert_counts_are_exact(state)
 
 
-def test_a_schedule_is_followed_but_for_what_was_lent():
-    """Exactly without optimism; with it a batch's loan is taken back at that batch's rate."""
+def test_a_schedule_is_followed():
     rng = np.random.default_rng(2)
     batches, losses = epochs(rng, 300, 5, batch=30), rng.gamma(1.0, size=(50, 30)).astype(np.float32)
 
@@ -252,14 +251,14 @@ def test_a_schedule_is_followed_but_for_what_was_lent():
         return also_optax.group_weights(state)
 
     np.testing.assert_allclose(weights(0, True), weights(0, False), rtol=2e-5)
-    np.testing.assert_allclose(weights(1.0, True), weights(1.0, False), rtol=5e-3)
+    np.testing.assert_allclose(weights(1.0, True), weights(1.0, False), rtol=2e-5)
 
 
 @pytest.mark.parametrize("optimism", [0, 1.0])
 @pytest.mark.parametrize("lazy", [True, False])
 def test_no_step_copies_a_table(lazy, optimism):
     """Donated tables are changed where they are, in a step that reads the weights before and in one that does not."""
-    size = 200_003
+    size = 2_000_003
     tx = also_optax.reweight_by_also(size, lazy=lazy, optimism=optimism)
     state, ids, losses = tx.init(None), jnp.arange(32), jnp.ones(32)
 
@@ -278,7 +277,7 @@ def test_no_step_copies_a_table(lazy, optimism):
         copies = re.findall(rf"= [fs]\d+\[{size}\]\S* copy\(.*", compiled.as_text())
         assert not copies, (step.__name__, copies)
         memory = compiled.memory_analysis()
-        assert memory.temp_size_in_bytes < size, step.__name__  # a quarter of a table
+        assert memory.temp_size_in_bytes < 4 * size / 2, step.__name__  # histograms, and a chunk of the table
 
 
 def test_the_form_is_chosen_by_the_number_of_groups():

@@ -19,6 +19,9 @@ STEPS, SIZE = 200, 16
 NUM_TABLE_ENTRIES = 8  # every mesh divides it
 WHOLE = PartitionSpec()
 
+BY_PAIRS = ("also_lazy", "also_by_scores")
+"""Rules of very many weights, which hear of the pairs of ids and losses, not of sums by group."""
+
 OF_EIGHT = {
     "num_groups": NUM_TABLE_ENTRIES,
     "prior": np.arange(1.0, NUM_TABLE_ENTRIES + 1),
@@ -241,7 +244,14 @@ def test_tables_split_over_any_axes_give_the_answer_of_one_device(axis_type, bat
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "groups_axis"), [("rules", "also", None), ("rules", "absgd", None), ("tables", "rule", "data")]
+    ("kind", "name", "groups_axis"),
+    [
+        ("rules", "also", None),
+        ("rules", "absgd", None),
+        ("rules", "also_lazy", None),
+        ("tables", "rule", "data"),
+        ("tables", "rule_lazy", "data"),
+    ],
 )
 @axis_types
 def test_in_float64_the_answers_differ_by_rounding_alone(x64, kind, name, groups_axis, axis_type):
@@ -360,6 +370,16 @@ def test_multi_steps_names_an_axis_that_is_not_mapped():
 @axis_types
 @pytest.mark.parametrize("in_context", [True, False], ids=["set_mesh", "no_context"])
 def test_one_compilation_and_a_stable_state_under_donation(kind, name, groups_axis, axis_type, in_context):
+    assert_one_compilation(kind, name, groups_axis, axis_type, in_context)
+
+
+@axis_types
+def test_one_compilation_of_many_weights_with_the_mesh_in_context(axis_type):
+    """Which tells the compiler where the histogram lives."""
+    assert_one_compilation("tables", "rule_lazy", "data", axis_type, in_context=True)
+
+
+def assert_one_compilation(kind: str, name: str, groups_axis: Any, axis_type: AxisType, in_context: bool) -> None:
     tx, mesh, traces = optimizer(kind, name), mesh_of(axis_type, data=8), []
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -394,12 +414,22 @@ COLLECTIVE = re.compile(
 
 def collectives(tx: Any, step: Any, stacked: problems.Batch, groups_axis: Any = None) -> list[tuple[str, list[int]]]:
     """The collectives of a compiled step over eight devices, each with the sizes of what it sends; a tuple is one."""
+    return collectives_in(compiled_step(tx, step, stacked, groups_axis))
+
+
+def compiled_step(tx: Any, step: Any, stacked: problems.Batch, groups_axis: Any = None) -> str:
+    """What a step over eight devices is compiled to, with donation."""
     mesh = mesh_of(AxisType.Auto, data=8)
     params = jax.device_put(problems.init_params(), NamedSharding(mesh, WHOLE))
     shardings = also_optax.state_shardings(tx, params, mesh, groups_axis=groups_axis)
     opt_state = jax.jit(tx.init, out_shardings=shardings)(params)
     batch = jax.device_put(problems.batch_at(stacked, 0), NamedSharding(mesh, PartitionSpec("data")))
-    text = jax.jit(functools.partial(step, tx)).lower(params, opt_state, batch).compile().as_text()
+    step = jax.jit(functools.partial(step, tx), donate_argnums=(0, 1))
+    return step.lower(params, opt_state, batch).compile().as_text()
+
+
+def collectives_in(text: str) -> list[tuple[str, list[int]]]:
+    """Those of a compiled step, each with the sizes of what it sends."""
     found = []
     for match in map(COLLECTIVE.search, text.splitlines()):
         if match:
@@ -408,7 +438,7 @@ def collectives(tx: Any, step: Any, stacked: problems.Batch, groups_axis: Any = 
     return found
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [name for name in RULES if name not in BY_PAIRS])
 def test_a_rule_reduces_as_often_as_adamw_with_a_masked_mean(name):
     """Rules that normalise over the batch wait for its peak first: once more, and for scalars only."""
     stacked = batches_for("rules", steps=1)
@@ -421,6 +451,27 @@ def test_a_rule_reduces_as_often_as_adamw_with_a_masked_mean(name):
     gradients = [sizes for _, sizes in found if max(sizes) > 1]
     assert len(gradients) == 1  # and the sums by group beside them
     assert sum(gradients[0]) <= 4 + 1 + problems.NUM_GROUPS + 6, gradients
+
+
+@pytest.mark.parametrize("groups_axis", [None, "data"])
+@pytest.mark.parametrize("optimism", [0, 1.0])
+@pytest.mark.parametrize("lazy", [True, False])
+def test_of_many_weights_only_pairs_are_sent_and_no_table_is_copied(lazy, optimism, groups_axis):
+    """To a whole table, as many reductions as AdamW's and a gathering of ids and losses; to a split one a few more."""
+    num_groups, stacked = 150_000, batches_for("rules", steps=1)
+    tx = also_optax.also(0.02, num_groups, lazy=lazy, optimism=optimism, average_decay=None)
+    with jax.set_mesh(mesh_of(AxisType.Auto, data=8)):
+        text = compiled_step(tx, problems.train_step, stacked, groups_axis)
+    found = collectives_in(text)
+    sizes = [size for _, sizes in found for size in sizes]
+    of_bins = 4 * 2048  # where a histogram is made again, of a split table
+    assert max(sizes) <= (SIZE if groups_axis is None else of_bins), found
+    if groups_axis is None:
+        plain = collectives(optax.adamw(0.02), plain_step, stacked)
+        assert sum(op == "all-reduce" for op, _ in found) <= len(plain), found
+        assert sum(op == "all-gather" for op, _ in found) <= 3, found
+    local = num_groups if groups_axis is None else num_groups // 8
+    assert not re.findall(rf"= [fs]\d+\[{local}\]\S* copy\(", text)
 
 
 def test_split_tables_are_never_gathered():

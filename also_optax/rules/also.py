@@ -211,9 +211,10 @@ def reweight_by_also(
       lookahead: the two-point form: weights are read at prox(pi, h_{t-1}). Use it with
         :func:`also_optax.past_extragradient`; `optimism` then has no part in the dual step.
       lazy: True touches only the batch's entries of pi, in time that does not grow with G. Then
-        :func:`also_optax.diagnostics` has no losses and no gap, and optimism takes back what it lent at the
-        `dual_learning_rate` of the step before. False works through all of pi in every step. None is True for more
-        than 100,000 groups, but not with `lookahead` or ``"pi"``, which need all of pi.
+        :func:`also_optax.diagnostics` has no losses and no gap, and a `dual_learning_rate` that is changed from outside
+        (``optax.inject_hyperparams``; not a schedule given here) reaches optimism one step late. False works through
+        all of pi in every step. None is True for more than 100,000 groups, but not with `lookahead` or ``"pi"``, which
+        need all of pi.
       max_loss: losses above it are rejected; a scalar or a schedule.
       average_decay: decay of the moving average of h that :func:`also_optax.diagnostics` reports on, in [0, 1). None
         keeps none and saves a table of ``[G]``.

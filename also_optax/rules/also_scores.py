@@ -6,9 +6,10 @@ The equations are those of ``also``. With ``_scores``, the tilt of the prior is 
    u_{t+1} = \frac{u_t + \eta\,((1+\alpha) h_t - \alpha h_{t-1})}{1 + \eta\tau},
 
 is one of the batch's entries alone: :math:`h_t` is zero elsewhere, and what optimism takes back of :math:`h_{t-1}` is
-lent in the step before, as the bonus :math:`c = \eta\alpha h_{t-1}`, at that step's :math:`\eta`.
+lent in the step before, as the bonus :math:`c = \eta\alpha h_{t-1}`.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -62,9 +63,14 @@ class AlsoScoresState(NamedTuple):
         """The ids and losses of the batch."""
         return pairs_of(examples)
 
-    def advance(self, statistics: Pairs) -> "AlsoScoresState":
-        """The prox step of the module docstring on the batch's dual gradient."""
-        return _advanced(self, statistics)
+    def advance(self, statistics: Pairs, upcoming: Any = None) -> "AlsoScoresState":
+        """The prox step of the module docstring on the batch's dual gradient.
+
+        Args:
+          statistics: the batch.
+          upcoming: the hyperparameters of the next step, which takes back what this one lends; None: as now.
+        """
+        return _advanced(self, statistics, self.hyperparams if upcoming is None else upcoming)
 
     def weigh(self, statistics: Pairs | None, examples: Examples) -> jax.Array:
         """Weights pi/q of each example's entry."""
@@ -92,16 +98,16 @@ class AlsoScoresState(NamedTuple):
         return found | _game.of_losses(*game, self.log_frequencies, losses, self.hyperparams.kl_penalty)
 
 
-@jax.jit  # where a user's step is not, its loops would be compiled in every step
-def _advanced(state: AlsoScoresState, statistics: Pairs) -> AlsoScoresState:
+@functools.partial(jax.jit, inline=True)  # where a user's step is not, its loops would be compiled in every step
+def _advanced(state: AlsoScoresState, statistics: Pairs, upcoming: Any) -> AlsoScoresState:
     step_size, penalty, optimism, _, average_decay = state.hyperparams
     ids, losses = statistics.ids, statistics.losses
     inverse = _groups.inverse_of(_groups.take(state.log_frequencies, ids), state.num_groups)
     dual_gradient = _saturated(losses / jnp.maximum(statistics.count, 1) * inverse)
     ascent = _saturated(step_size * dual_gradient)
-    lent = _saturated(optimism * ascent)
+    lent = _saturated(upcoming.dual_learning_rate * upcoming.optimism * dual_gradient)
     if state.scores.bonus is not None:
-        ascent = jnp.where(state.step == 0, ascent, _saturated(ascent + lent))
+        ascent = jnp.where(state.step == 0, ascent, _saturated((1 + optimism) * ascent))
     scores = state.scores.move(ids, statistics.count, ascent, lent, step_size * penalty, state.step, state.log_prior)
     average = state.average_losses
     if average is not None:
