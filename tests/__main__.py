@@ -1,4 +1,8 @@
-"""Every check of this project, as one command: ``python -m tests`` (or only some: ``python -m tests lint types``)."""
+"""Every check of this project, as one command: ``python -m tests`` (or only some: ``python -m tests lint types``).
+
+``python -m tests nightly`` runs what takes too long for every change: a million weights against float64, and meshes and
+processes in float64 throughout.
+"""
 
 import argparse
 import os
@@ -9,26 +13,35 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = ["pytest", "-q", "-n", "2"]
+X64 = {"JAX_ENABLE_X64": "1"}
+OWN_PRECISION = ("meshes", "processes", "sharding", "speed_benchmark", "notebooks")
+"""Tests that turn float64 on where they need it, or do not look at numbers."""
 CHECKS = {
     "format": (["ruff", "format", "--check", "."], {}),
     "lint": (["ruff", "check", "."], {}),
     "types": (["mypy"], {}),
     "float32": (PYTEST, {}),
-    "x64": (PYTEST, {"JAX_ENABLE_X64": "1"}),
+    "x64": ([*PYTEST, *(f"--ignore=tests/test_{name}.py" for name in OWN_PRECISION)], X64),
+}
+NIGHTLY = {
+    "slow": ([*PYTEST, "-m", "slow"], {}),
+    "x64-meshes": ([*PYTEST, "tests/test_meshes.py", "tests/test_processes.py"], X64),
 }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests", description=__doc__)
-    parser.add_argument("checks", nargs="*", metavar="check", help=f"of {', '.join(CHECKS)}; all by default")
+    known = CHECKS | NIGHTLY
+    parser.add_argument("checks", nargs="*", metavar="check", help=f"of nightly, {', '.join(known)}; default: the gate")
     chosen = parser.parse_args().checks or list(CHECKS)
-    unknown = [name for name in chosen if name not in CHECKS]
+    chosen = [name for asked in chosen for name in (NIGHTLY if asked == "nightly" else [asked])]
+    unknown = [name for name in chosen if name not in known]
     if unknown:
-        parser.error(f"no check {', '.join(unknown)}; there are {', '.join(CHECKS)}")
+        parser.error(f"no check {', '.join(unknown)}; there are nightly, {', '.join(known)}")
 
     failed = []
     for name in chosen:
-        command, environment = CHECKS[name]
+        command, environment = known[name]
         sys.stdout.write(f"--- {name}: {' '.join(command)}\n")
         sys.stdout.flush()
         start = time.monotonic()
