@@ -11,7 +11,7 @@ floats, because a hundred million ones are more than one float can count.
 
 The window of bins follows the scores by merging bins, which makes them wider, and by leaving out what is low. A window
 that leaves entries out covers 96 nats, in bins of 1/8 nat or less. It is made again from the table where what it leaves
-out might matter, which the normaliser itself tells: they are n at most, and below the window.
+out might matter, which the normaliser itself tells.
 """
 
 import math
@@ -157,12 +157,12 @@ def _normalizer(histogram: Histogram, batch: jax.Array, scale: jax.Array, touche
     return jnp.stack([reference, jnp.log(total) + (peak - scale * (reference - edge))])
 
 
-def leaves_out(histogram: Histogram, scale: jax.Array, normalizer: jax.Array) -> jax.Array:
-    """Whether entries below the window may matter to the normaliser of all."""
+def leaves_out(histogram: Histogram, scale: jax.Array, normalizer: jax.Array, size: int) -> jax.Array:
+    """Whether entries below the window, all n of them at the most, may matter to the normaliser of all."""
     window = Window(*histogram.window)
     reference, log_mass = normalizer
     above = log_mass + scale * (reference - window.lowest * window.width)
-    return (window.whole == 0) & (above < NEGLIGIBLE)
+    return (window.whole == 0) & (above < NEGLIGIBLE + np.log(size))
 
 
 def made(values: jax.Array, scale: jax.Array, log_prior: jax.Array) -> Histogram:

@@ -204,7 +204,7 @@ def _renewed(
         values, here = values * factor, touched._replace(new=touched.new * factor)
         return jnp.array(False), values, scale, *_histogram.renewed(values, scale.value, log_prior, here)
 
-    worn = scale.worn | _histogram.leaves_out(histogram, scale.value, normalizer)
+    worn = scale.worn | _histogram.leaves_out(histogram, scale.value, normalizer, values.size)
     carry = worn, values, scale, histogram, normalizer
     return jax.lax.while_loop(lambda carry: carry[0], renew, carry)[1:]
 

@@ -21,6 +21,7 @@ def also(**arguments):
     ("make", "error", "message"),
     [
         (lambda: also(num_groups=0), ValueError, "`num_groups` must be at least 1, got 0"),
+        (lambda: also(num_groups=2**31), ValueError, r"`num_groups` must be below 2\*\*31"),
         (lambda: also(num_groups=2.0), TypeError, "`num_groups` must be a Python int, got 2.0"),
         (lambda: also(num_groups=True), TypeError, "`num_groups` must be a Python int"),
         (lambda: also(num_groups=jnp.array(2)), TypeError, "`num_groups` must be a Python int.*static_args"),

@@ -251,6 +251,8 @@ def reweight_by_also(
       schemes behind `group_frequencies`.
     """
     check_count("num_groups", num_groups)
+    if num_groups >= 2**31:
+        raise ValueError(f"`num_groups` must be below 2**31, because ids are int32, got {num_groups}.")
     check_scalar("dual_learning_rate", dual_learning_rate, "at least 0 and finite", lambda v: 0 <= v < jnp.inf)
     check_scalar("kl_penalty", kl_penalty, "at least 0 and finite", lambda v: 0 <= v < jnp.inf)
     check_scalar("optimism", optimism, "at least 0 and finite", lambda v: 0 <= v < jnp.inf)
