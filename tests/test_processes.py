@@ -23,7 +23,9 @@ SECONDS = 240
 CASES = {  # kind, name and groups_axis
     "groups": ("optimizers", "also", None),
     "batch": ("rules", "absgd", None),
+    "stateless": ("rules", "rgd", None),
     "tables": ("tables", "optimizer_lookahead", "data"),
+    "lazy": ("tables", "rule_lazy", "data"),
 }
 
 
