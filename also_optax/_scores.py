@@ -57,12 +57,17 @@ class Scores(NamedTuple):
 
     def log_ratio(self, ids: jax.Array, step: jax.Array) -> jax.Array:
         """log(pi/prior) at `ids` before step number `step`; anything at ids outside ``[0, n)``."""
-        bonus, visited = (None if table is None else _groups.take(table, ids) for table in (self.bonus, self.visited))
-        return self._log_ratio(_groups.take(self.values, ids), bonus, visited, step)
+        values = _groups.take(self.values, ids)
+        if self.bonus is None or self.visited is None:
+            return self._log_ratio(values)
+        lent = _groups.take(self.visited, ids) == step  # seldom: nearly all is spared the way to a third table
+        return self._log_ratio(values, _groups.take(self.bonus, jnp.where(lent, ids, -1)))
 
     def log_ratios(self, step: jax.Array) -> jax.Array:
         """log(pi/prior) of all entries, ``[n]``."""
-        return self._log_ratio(self.values, self.bonus, self.visited, step)
+        if self.bonus is None or self.visited is None:
+            return self._log_ratio(self.values)
+        return self._log_ratio(self.values, jnp.where(self.visited == step, self.bonus, 0))
 
     def move(
         self,
@@ -117,14 +122,9 @@ class Scores(NamedTuple):
             visited=_groups.put(self.visited, touched.ids, jnp.broadcast_to(step + 1, ids.shape)),
         )
 
-    def _log_ratio(
-        self, values: jax.Array, bonus: jax.Array | None, visited: jax.Array | None, step: jax.Array
-    ) -> jax.Array:
+    def _log_ratio(self, values: jax.Array, bonus: jax.Array | int = 0) -> jax.Array:
         reference, log_mass = self.normalizer
-        relative = Scale(*self.scale).value * (values - reference)
-        if bonus is not None:
-            relative = relative + jnp.where(visited == step, bonus, 0)
-        return relative - (log_mass - np.log(self.size))
+        return Scale(*self.scale).value * (values - reference) + bonus - (log_mass - np.log(self.size))
 
 
 def start(size: int, log_prior: jax.Array, *, bonus: bool, histogram: bool) -> Scores:
