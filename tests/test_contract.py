@@ -39,7 +39,7 @@ def _also(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
 
 
 def _also_by_scores(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
-    """The form that otherwise begins at a hundred thousand groups."""
+    """The form that otherwise begins at fifty thousand groups."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("also_optax.rules.also.LARGEST_TABLES", 0)
         return _also_rule(lazy=False, **hyperparams)

@@ -34,7 +34,7 @@ def _rule_of_eight(**settings: Any) -> Any:
 
 
 def _by_scores(make: Any) -> Any:
-    """The form that otherwise begins at a hundred thousand groups."""
+    """The form that otherwise begins at fifty thousand groups."""
 
     def make_by_scores(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
         with pytest.MonkeyPatch.context() as patch:

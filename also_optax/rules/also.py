@@ -37,7 +37,7 @@ from also_optax._examples import Examples, expand_like
 from also_optax._hyperparams import LARGEST, LARGEST_LOG, check_count, check_scalar, is_static_zero, statistics_dtype
 from also_optax.rules.also_scores import AlsoScoresState
 
-LARGEST_TABLES = 100_000
+LARGEST_TABLES = 50_000
 """Up to so many groups a pass over all of them costs less than finding those of the batch."""
 
 
@@ -213,7 +213,7 @@ def reweight_by_also(
       lazy: True touches only the batch's entries of pi, in time that does not grow with G. Then
         :func:`also_optax.diagnostics` has no losses and no gap, and a `dual_learning_rate` that is changed from outside
         (``optax.inject_hyperparams``; not a schedule given here) reaches optimism one step late. False works through
-        all of pi in every step. None is True for more than 100,000 groups, but not with `lookahead` or ``"pi"``, which
+        all of pi in every step. None is True for more than 50,000 groups, but not with `lookahead` or ``"pi"``, which
         need all of pi.
       max_loss: losses above it are rejected; a scalar or a schedule.
       average_decay: decay of the moving average of h that :func:`also_optax.diagnostics` reports on, in [0, 1). None
