@@ -55,9 +55,11 @@ def here(case: Case, protocol: Protocol) -> records.Line:
     mesh = jax.make_mesh((case.devices or 1,), ("data",), axis_types=(AxisType.Auto,))
     workload = workload_of(case, protocol)
     first, second = build(case.against), build(case.method, **case.settings)
-    counted = [hlo.collectives(_compiled_step(workload, optimizer, protocol, mesh)) for optimizer in (first, second)]
-    programs = [_program(workload, optimizer, protocol, mesh) for optimizer in (first, second)]
-    turns = in_turns(programs[0], programs[1], protocol.effort)
+    with jax.set_mesh(mesh):  # which a lazy rule needs to know where its pairs and bins belong
+        steps = [_compiled_step(workload, optimizer, protocol, mesh) for optimizer in (first, second)]
+        programs = [_program(workload, optimizer, protocol, mesh) for optimizer in (first, second)]
+        turns = in_turns(programs[0], programs[1], protocol.effort)
+    counted = [hlo.collectives(step) for step in steps]
     sizes = {"global_batch": workload.batch, "baseline_collectives": counted[0], "collectives": counted[1]}
     return turns.line() | sizes
 
