@@ -102,12 +102,12 @@ def start(num_entries: int, eligible: jax.Array | int) -> Histogram:
 
     Args:
       num_entries: n.
-      eligible: how many have a positive prior.
+      eligible: how many have a positive prior, int.
     """
     dtype = statistics_dtype()
-    head = np.asarray(num_entries, dtype)
-    parts = np.array([head, num_entries - int(head)])[:, None] * np.array([1, 1, -0.5, 0.25])
-    moments = jnp.zeros((2, 4, BINS), dtype).at[:, :, 0].set(parts).at[:, 0, 0].set(jnp.array([eligible, 0]))
+    mass, entries = (_in_two_parts(jnp.asarray(number, jnp.int32), dtype) for number in (num_entries, eligible))
+    first_bin = jnp.stack([entries, mass, -0.5 * mass, 0.25 * mass], axis=1)
+    moments = jnp.zeros((2, 4, BINS), dtype).at[:, :, 0].set(first_bin)
     return Histogram(moments, jnp.array([FINEST, 0, 1], dtype))
 
 
@@ -251,6 +251,12 @@ def _merged(histogram: Histogram, low: jax.Array, high: jax.Array) -> Histogram:
     lost = jnp.any((histogram.moments[0, 0] > 0.5) & (bins < 0))
     exponent, whole = window.exponent + merges, jnp.where(lost, 0, window.whole)
     return Histogram(jnp.stack(two_sum(head, tail)), jnp.stack(Window(exponent, lowest, whole)))
+
+
+def _in_two_parts(number: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """An int32 as the sum of two floats, ``[2]``: one of 24 bits cannot hold them all."""
+    low = number % 2**16
+    return jnp.stack(two_sum((number - low).astype(dtype), low.astype(dtype)))
 
 
 def _room_below(low: jax.Array, high: jax.Array) -> jax.Array:

@@ -280,6 +280,13 @@ def test_no_step_copies_a_table(lazy, optimism):
         assert memory.temp_size_in_bytes < 4 * size / 2, step.__name__  # histograms, and a chunk of the table
 
 
+@pytest.mark.parametrize(("entries", "eligible"), [(2**24 + 1, 2**24 - 1), (100_000_001, 99_999_999), (2**31 - 1, 7)])
+def test_a_histogram_starts_with_every_entry(entries, eligible):
+    """In two floats, because one counts to 2**24."""
+    counts, mass, *_ = np.asarray(_histogram.start(entries, eligible).moments, np.float64).sum(axis=(0, 2)).tolist()
+    assert (counts, mass) == (eligible, entries)
+
+
 def test_the_form_is_chosen_by_the_number_of_groups():
     def kind(num_groups, **settings):
         state = jax.eval_shape(also_optax.reweight_by_also(num_groups, **settings).init, None)
