@@ -235,7 +235,7 @@ def rule_transformation(
 
     def _move(state: Any, statistics: Any) -> Any:
         moves = statistics.count > 0
-        if hasattr(type(state), "keeps_still"):
+        if getattr(state, "keeps_still", False):
             moved = state.advance(statistics, values_at(hyperparams, state.step + 1))
         else:
             moved = jax.tree.map(lambda new, old: jnp.where(moves, new, old), state.advance(statistics), state)

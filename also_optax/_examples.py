@@ -24,6 +24,12 @@ class Examples(NamedTuple):
     valid: jax.Array
     rejected: jax.Array
 
+    @property
+    def trailing_axes(self) -> tuple[int, ...]:
+        """The axes of the losses that share an id."""
+        assert self.groups is not None  # noqa: S101 (as_examples has required them)
+        return tuple(range(self.groups.ndim, self.losses.ndim))
+
 
 def as_examples(
     losses: ArrayLike,

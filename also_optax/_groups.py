@@ -5,8 +5,6 @@ JAX asks for the sharding of a scatter's or gather's result: sums by group are s
 (the batch's shards are added up), and entries read by a batch are sharded like the batch.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,12 +100,8 @@ def inverse_of(log_frequencies: jax.Array, num_groups: int) -> jax.Array:
 def loss_sums(examples: Examples, num_groups: int, *, like: jax.Array | None = None) -> jax.Array:
     """:func:`segment_sum` of the losses, ``[G]``; the entries of one row of ``[B, T]`` are added up first."""
     assert examples.groups is not None  # noqa: S101 (as_examples has required them)
-    per_id = examples.losses.sum(axis=_trailing_axes(examples))
+    per_id = examples.losses.sum(axis=examples.trailing_axes)
     return segment_sum(per_id, examples.groups, num_groups, like=like)
-
-
-def _trailing_axes(examples: Examples) -> Sequence[int]:
-    return tuple(range(examples.groups.ndim, examples.losses.ndim))  # type: ignore[union-attr]
 
 
 def _replicated(array: jax.Array) -> NamedSharding | None:

@@ -25,6 +25,11 @@ def statistics_dtype() -> jnp.dtype:
     return jnp.dtype(jnp.result_type(float))
 
 
+def saturated(values: jax.Array, largest: float = LARGEST) -> jax.Array:
+    """`values`, no larger than `largest` in magnitude."""
+    return jnp.clip(values, -largest, largest)
+
+
 def is_static_zero(value: Any) -> bool:
     """Whether `value` is the Python number 0, which can never become anything else."""
     return isinstance(value, (int, float)) and value == 0

@@ -50,7 +50,7 @@ class Pairs(NamedTuple):
 def pairs_of(examples: Examples) -> Pairs:
     """The pairs of a batch: one for each of its ids."""
     assert examples.groups is not None  # noqa: S101 (as_examples has required them)
-    trailing = tuple(range(examples.groups.ndim, examples.losses.ndim))
+    trailing = examples.trailing_axes
     ids = jnp.where(examples.valid.any(trailing), examples.groups.astype(jnp.int32), -1)
     ids, losses = (_groups.everywhere(part).ravel() for part in (ids, examples.losses.sum(trailing)))
     return Pairs(*counts(examples), ids, losses)

@@ -99,7 +99,7 @@ def reweight(
     loss = terms.sum() / jnp.maximum(statistics.count, 1)
     groups, where = (None if given is None else jnp.asarray(given) for given in (groups, where))
     losses = jax.lax.stop_gradient(losses)
-    if hasattr(type(state), "keeps_still"):  # a table that is written only after it was read is not copied
+    if getattr(state, "keeps_still", False):  # a table that is written only after it was read is not copied
         losses = jnp.where(jnp.isnan(weights), weights.astype(losses.dtype), losses)
     return loss, Reweighted(losses, weights, groups, where, given_statistics)
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from also_optax import _groups, _histogram
 from also_optax._histogram import Histogram, Touched
-from also_optax._hyperparams import LARGEST, statistics_dtype
+from also_optax._hyperparams import saturated, statistics_dtype
 from also_optax._precise import Scale
 
 LARGEST_SCORE = 2.0**100
@@ -93,9 +93,9 @@ class Scores(NamedTuple):
         any_move = count > 0
         before = Scale(*self.scale)
         scale = before.divided(jnp.log1p(jnp.where(any_move, jnp.minimum(pull, LARGEST_PULL), 0)))
-        rise = _saturated(ascent / before.value, LARGEST_SCORE)
+        rise = saturated(ascent / before.value, LARGEST_SCORE)
         if self.bonus is not None:
-            rise = rise - _saturated(bonus / scale.value, LARGEST_SCORE)
+            rise = rise - saturated(bonus / scale.value, LARGEST_SCORE)
         touched, values = _touch(
             self.values, ids, rise, None if self.bonus is None else bonus, _groups.mass_at(log_prior, ids, self.size)
         )
@@ -170,8 +170,8 @@ def _touch(
     touched = Touched(
         ids=jnp.where(chosen, ids, values.size),
         old=old,
-        new=_saturated(old + rise, LARGEST_SCORE),
-        bonus=_saturated(bonus, LARGEST),
+        new=saturated(old + rise, LARGEST_SCORE),
+        bonus=saturated(bonus),
         mass=jnp.where(chosen, mass, 0),
     )
     return touched, values
@@ -224,7 +224,3 @@ def _summed(values: jax.Array, scale: jax.Array, log_prior: jax.Array, touched: 
 def _after(read: jax.Array, values: jax.Array) -> jax.Array:
     """`values`, which cannot be known before `read`: a table that is read and then written stays where it is."""
     return jnp.where(jnp.isnan(read), read, values)
-
-
-def _saturated(values: jax.Array, largest: float) -> jax.Array:
-    return jnp.clip(values, -largest, largest)

@@ -1,7 +1,7 @@
 """Tables and sentences from the JSON lines, on the terminal and as Markdown. Nothing is trained here."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,22 @@ def make(file: Path, console: Console, study: str | None = None) -> None:
     if lines.empty:
         raise NoResultsError(f"no results in {file}")
     tables = list(_tables(lines))
+    show(tables, sentences(lines), console)
+    write_beside(file, _markdown(lines, tables, file), lambda picture: figure.draw(lines, picture), console)
+
+
+def show(tables: Iterable[tuple[str, pd.DataFrame]], found: Sequence[str], console: Console) -> None:
+    """Prints titled tables and sentences."""
     for title, table in tables:
         console.print(f"[bold]{title}")
         console.print(rich_table(table))
-    console.print(*sentences(lines), sep="\n")
-    file.with_suffix(".md").write_text(_markdown(lines, tables, file))
-    figure.draw(lines, file.with_suffix(".png"))
+    console.print(*found, sep="\n", markup=False)
+
+
+def write_beside(file: Path, page: str, draw: Callable[[Path], object], console: Console) -> None:
+    """Writes the page and the picture beside the JSON lines."""
+    file.with_suffix(".md").write_text(page)
+    draw(file.with_suffix(".png"))
     console.print(f"Wrote {file}, {file.with_suffix('.md').name} and {file.with_suffix('.png').name}.")
 
 

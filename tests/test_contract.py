@@ -38,11 +38,15 @@ def _also(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
     return also_optax.also(**hyperparams)
 
 
-def _also_by_scores(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
-    """The form that otherwise begins at fifty thousand groups."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("also_optax.rules.also.LARGEST_TABLES", 0)
-        return _also_rule(lazy=False, **hyperparams)
+def by_scores(make: Any) -> Any:
+    """`make` in the form that otherwise begins at fifty thousand groups."""
+
+    def make_by_scores(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("also_optax.rules.also.LARGEST_TABLES", 0)
+            return make(lazy=False, **hyperparams)
+
+    return make_by_scores
 
 
 ALSO = {"dual_learning_rate": 0.3, "kl_penalty": 0.5}
@@ -59,7 +63,7 @@ RULES = {
     "also_without_average": Row(functools.partial(_also_rule, average_decay=None), ALSO, groups=True),
     "also_lookahead": Row(functools.partial(_also_rule, lookahead=True), ALSO, groups=True),
     "also_lazy": Row(functools.partial(_also_rule, lazy=True), ALSO, groups=True),
-    "also_by_scores": Row(_also_by_scores, ALSO, groups=True),
+    "also_by_scores": Row(by_scores(_also_rule), ALSO, groups=True),
     "absgd": Row(also_optax.reweight_by_absgd, ABSGD),
     "absgd_for_label_noise": Row(also_optax.reweight_by_absgd, {"temperature": -2.0, "averaging_rate": 0.4}),
     "rgd": Row(also_optax.reweight_by_rgd, {"clip": 2.0}),

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import also_optax
 from tests import problems
-from tests.test_contract import ALSO, OPTIMIZERS, RULES, Row, with_sgd
+from tests.test_contract import ALSO, OPTIMIZERS, RULES, Row, by_scores, with_sgd
 
 STEPS, SIZE = 200, 16
 NUM_TABLE_ENTRIES = 8  # every mesh divides it
@@ -33,17 +33,6 @@ def _rule_of_eight(**settings: Any) -> Any:
     return functools.partial(also_optax.reweight_by_also, **OF_EIGHT | settings)
 
 
-def _by_scores(make: Any) -> Any:
-    """The form that otherwise begins at fifty thousand groups."""
-
-    def make_by_scores(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("also_optax.rules.also.LARGEST_TABLES", 0)
-            return make(**hyperparams)
-
-    return make_by_scores
-
-
 def _optimizer_of_eight(**settings: Any) -> Any:
     return functools.partial(also_optax.also, 0.02, **OF_EIGHT | settings)
 
@@ -59,7 +48,7 @@ TABLES = {
         _rule_of_eight(group_frequencies="pi"), {"dual_learning_rate": 0.01, "kl_penalty": 0.5}, groups=True
     ),
     "rule_lazy": Row(_rule_of_eight(lazy=True), ALSO, groups=True),
-    "rule_by_scores": Row(_by_scores(_rule_of_eight(lazy=False)), ALSO, groups=True),
+    "rule_by_scores": Row(by_scores(_rule_of_eight()), ALSO, groups=True),
     "optimizer": Row(_optimizer_of_eight(), ALSO, groups=True),
     "optimizer_lookahead": Row(_optimizer_of_eight(lookahead=True), ALSO, groups=True),
     "multi_steps": Row(_accumulated, ALSO, groups=True),

@@ -34,7 +34,7 @@ from jax.typing import ArrayLike
 
 from also_optax._base import AxisName, counts, rule_transformation
 from also_optax._examples import Examples
-from also_optax._hyperparams import LARGEST, check_scalar, statistics_dtype
+from also_optax._hyperparams import check_scalar, saturated, statistics_dtype
 
 
 class AbsgdHyperparams(NamedTuple):
@@ -141,7 +141,7 @@ class AbsgdState(NamedTuple):
         robust_value = statistics.peak + jnp.where(plain, 0, temperature) * self._next_log_mean(statistics)
         return self._replace(
             averaged=jnp.where(plain, 0, self.averaged + 1),
-            robust_value=jnp.where(plain, 0, jnp.clip(robust_value, -LARGEST, LARGEST)),
+            robust_value=jnp.where(plain, 0, saturated(robust_value)),
         )
 
     def weigh(self, statistics: LogMeanExp, examples: Examples) -> jax.Array:
@@ -157,7 +157,7 @@ class AbsgdState(NamedTuple):
         """nu of the module docstring after the batch, less peak/lambda."""
         batch = statistics.log_mean()
         before = _scaled(self.robust_value, statistics.peak, self.hyperparams.temperature)
-        ratio = jnp.clip(before - batch, -LARGEST, LARGEST)
+        ratio = saturated(before - batch)
         rate = self.hyperparams.averaging_rate
         far_above = jnp.logaddexp(jnp.log1p(-rate) + ratio, jnp.log(rate))
         otherwise = jnp.log1p(
@@ -247,4 +247,4 @@ def _sign(temperature: jax.Array) -> jax.Array:
 def _scaled(losses: jax.Array, peak: jax.Array, temperature: jax.Array) -> jax.Array:
     """(losses - peak)/temperature, saturated; 0 at an infinite temperature."""
     nonzero = jnp.where(temperature == 0, jnp.finfo(losses.dtype).tiny, temperature)
-    return jnp.clip((losses - peak) / nonzero, -LARGEST, LARGEST)
+    return saturated((losses - peak) / nonzero)

@@ -34,7 +34,7 @@ from jax.typing import ArrayLike
 from also_optax import _average, _game, _groups, _scores, _simplex
 from also_optax._base import AxisName, Sums, counts, rule_transformation
 from also_optax._examples import Examples, expand_like
-from also_optax._hyperparams import LARGEST, LARGEST_LOG, check_count, check_scalar, is_static_zero, statistics_dtype
+from also_optax._hyperparams import LARGEST_LOG, check_count, check_scalar, is_static_zero, saturated, statistics_dtype
 from also_optax.rules.also_scores import AlsoScoresState
 
 LARGEST_TABLES = 50_000
@@ -127,12 +127,7 @@ class AlsoState(NamedTuple):
 
     def diagnostics(self) -> dict[str, jax.Array]:
         """The state of the game between the model and the adversary."""
-        game = (self.log_prior, self.tilt, self.log_normalizer)
-        found = {"rejected": self.rejected} | _game.of_weights(*game)
-        if self.average_losses is None:
-            return found
-        losses = self.average_losses / (1 - self.hyperparams.average_decay ** jnp.maximum(self.step, 1))
-        return found | _game.of_losses(*game, self.log_frequencies, losses, self.hyperparams.kl_penalty)
+        return _game.of(self, self.tilt, self.log_normalizer, self.average_losses)
 
     def _log_frequencies_or_pi(self) -> jax.Array:
         if self.log_frequencies is None:
@@ -144,19 +139,19 @@ class AlsoState(NamedTuple):
         assert statistics.losses is not None  # noqa: S101 (observe has summed them)
         means = statistics.losses / jnp.maximum(statistics.count, 1)
         inverse = _groups.inverse_of(self._log_frequencies_or_pi(), self.num_groups)
-        return jnp.clip(means * inverse, -LARGEST, LARGEST)
+        return saturated(means * inverse)
 
     def _momentum(self, dual_gradient: jax.Array) -> jax.Array:
         """d of the module docstring; without a previous gradient (descent-ascent, look-ahead) h itself."""
         if self.previous_dual_gradient is None:
             return dual_gradient
         previous = jnp.where(self.step == 0, dual_gradient, self.previous_dual_gradient)
-        return jnp.clip(dual_gradient + self.hyperparams.optimism * (dual_gradient - previous), -LARGEST, LARGEST)
+        return saturated(dual_gradient + self.hyperparams.optimism * (dual_gradient - previous))
 
     def _prox(self, ascent_direction: jax.Array) -> tuple[jax.Array, _simplex.LogNormalizer]:
         """Tilt and log_normalizer after a prox step; the largest tilt is put to 0, and the rest keep their digits."""
         step_size, penalty = self.hyperparams.dual_learning_rate, self.hyperparams.kl_penalty
-        ascent = jnp.clip(step_size * ascent_direction, -LARGEST, LARGEST)
+        ascent = saturated(step_size * ascent_direction)
         tilt = _simplex.prox_step(self.tilt, ascent, step_size * penalty)
         top = jnp.max(jnp.where(jnp.isneginf(self.log_prior), -jnp.inf, tilt))
         # A compiler may work out `tilt` for each of its uses, and round them differently: the top is 0 by definition.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from also_optax import _game, _groups, _simplex
 from also_optax._average import SparseAverage
 from also_optax._examples import Examples, expand_like
-from also_optax._hyperparams import LARGEST, LARGEST_LOG
+from also_optax._hyperparams import LARGEST_LOG, saturated
 from also_optax._pairs import Pairs, pairs_of
 from also_optax._scores import Scores
 
@@ -89,13 +89,8 @@ class AlsoScoresState(NamedTuple):
     def diagnostics(self) -> dict[str, jax.Array]:
         """The state of the game, in a few passes over all weights."""
         zero = jnp.zeros([], self.scores.values.dtype)
-        game = (self.log_prior, self.scores.log_ratios(self.step), _simplex.LogNormalizer(zero, zero))
-        found = {"rejected": self.rejected} | _game.of_weights(*game)
-        if self.average_losses is None:
-            return found
-        debias = 1 - self.hyperparams.average_decay ** jnp.maximum(self.step, 1)
-        losses = self.average_losses.value() / debias
-        return found | _game.of_losses(*game, self.log_frequencies, losses, self.hyperparams.kl_penalty)
+        average = None if self.average_losses is None else self.average_losses.value()
+        return _game.of(self, self.scores.log_ratios(self.step), _simplex.LogNormalizer(zero, zero), average)
 
 
 @functools.partial(jax.jit, inline=True)  # where a user's step is not, its loops would be compiled in every step
@@ -103,17 +98,13 @@ def _advanced(state: AlsoScoresState, statistics: Pairs, upcoming: Any) -> AlsoS
     step_size, penalty, optimism, _, average_decay = state.hyperparams
     ids, losses = statistics.ids, statistics.losses
     inverse = _groups.inverse_of(_groups.take(state.log_frequencies, ids), state.num_groups)
-    dual_gradient = _saturated(losses / jnp.maximum(statistics.count, 1) * inverse)
-    ascent = _saturated(step_size * dual_gradient)
-    lent = _saturated(upcoming.dual_learning_rate * upcoming.optimism * dual_gradient)
+    dual_gradient = saturated(losses / jnp.maximum(statistics.count, 1) * inverse)
+    ascent = saturated(step_size * dual_gradient)
+    lent = saturated(upcoming.dual_learning_rate * upcoming.optimism * dual_gradient)
     if state.scores.bonus is not None:
-        ascent = jnp.where(state.step == 0, ascent, _saturated((1 + optimism) * ascent))
+        ascent = jnp.where(state.step == 0, ascent, saturated((1 + optimism) * ascent))
     scores = state.scores.move(ids, statistics.count, ascent, lent, step_size * penalty, state.step, state.log_prior)
     average = state.average_losses
     if average is not None:
         average = average.updated(ids, dual_gradient, jnp.where(statistics.count > 0, average_decay, 1))
     return state._replace(scores=scores, average_losses=average)
-
-
-def _saturated(values: jax.Array) -> jax.Array:
-    return jnp.clip(values, -LARGEST, LARGEST)

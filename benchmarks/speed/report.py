@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 
 from benchmarks import records
-from benchmarks.report import NoResultsError, pipes, rich_table, where
+from benchmarks.report import NoResultsError, pipes, show, where, write_beside
 from benchmarks.speed import bars, figure
 from benchmarks.speed.bars import BY_INTERVAL, NO_BAR, NOT_MET, Judged
 from benchmarks.speed.cases import COMPILING, DEVICES, DUAL_UPDATE, PARTS, SWEEP, WHOLE_STEP, size_name
@@ -45,13 +45,9 @@ def make(file: Path, console: Console, study: str | None = None) -> None:
     if not judged:
         raise NoResultsError(f"no results in {file}")
     found = list(tables(judged))
-    for part, title, table in found:
-        console.print(f"[bold]{part}. {title}")
-        console.print(rich_table(table.drop(columns=ASIDE, errors="ignore")))
-    console.print(*sentences(lines, judged), sep="\n", markup=False)
-    file.with_suffix(".md").write_text(markdown(lines, judged, found, file))
-    figure.draw(judged, file.with_suffix(".png"))
-    console.print(f"Wrote {file}, {file.with_suffix('.md').name} and {file.with_suffix('.png').name}.")
+    shown = ((f"{part}. {title}", table.drop(columns=ASIDE, errors="ignore")) for part, title, table in found)
+    show(shown, sentences(lines, judged), console)
+    write_beside(file, markdown(lines, judged, found, file), lambda picture: figure.draw(judged, picture), console)
 
 
 def of_study(lines: Sequence[records.Line], study: str | None = None) -> list[records.Line]:
