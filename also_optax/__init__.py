@@ -16,6 +16,7 @@ from also_optax._sharding import state_shardings
 from also_optax.rules.absgd import AbsgdState, reweight_by_absgd
 from also_optax.rules.also import AlsoState, reweight_by_also
 from also_optax.rules.also_scores import AlsoScoresState
+from also_optax.rules.cvar import CvarState, reweight_by_cvar
 from also_optax.rules.rgd import RgdState, reweight_by_rgd
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "AbsgdState",
     "AlsoScoresState",
     "AlsoState",
+    "CvarState",
     "MultiStepsState",
     "PastExtragradientState",
     "Reweighted",
@@ -44,6 +46,7 @@ __all__ = [
     "reweight",
     "reweight_by_absgd",
     "reweight_by_also",
+    "reweight_by_cvar",
     "reweight_by_rgd",
     "rgd",
     "state_shardings",

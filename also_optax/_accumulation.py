@@ -110,13 +110,15 @@ def multi_steps(
         losses: Any = None,
         groups: Any = None,
         where: Any = None,
+        reference_losses: Any = None,
         statistics: Any = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, MultiStepsState]:
         rule_state = find_rule_state(state.inner_state)
         if losses is None:
             raise TypeError("`multi_steps` needs each micro-batch's `losses`: pass `**rw.extra_args` to `tx.update`.")
-        seen = pooled(rule_state.observe(examples_for(rule_state, losses, groups, where)), axis_name)
+        examples = examples_for(rule_state, losses, groups, where, reference_losses)
+        seen = pooled(rule_state.observe(examples), axis_name)
         # With the statistics of the whole given, a gradient is a share of the whole: shares are added up as they are.
         scale = seen.count if statistics is None else statistics.count
 

@@ -20,6 +20,7 @@ Symbols and shapes, the same in every module:
 name                shape            meaning
 ==================  ===============  ==========================================================================
 losses              [B] or [B, ...]  per-example losses, not averaged
+reference_losses    as losses        of a reference model; what rules see is then the excess over them
 groups              leading shape    int ids in [0, G); a negative id is padding for every rule
 where               leading shape    bool mask, false is padding
 count               []               entries that count: `where` true, a finite loss, a valid id
@@ -68,7 +69,8 @@ class RuleState(Protocol):
 
     Any NamedTuple of arrays with these members is one. What `advance` makes of a batch without examples is thrown away,
     by a choice between two trees. A state whose tables are too large to be copied sees to that itself, and says so by a
-    member ``keeps_still``; it is also told the next step's hyperparameters, as a second argument of `advance`.
+    member ``keeps_still``; it is also told the next step's hyperparameters, as a second argument of `advance`. A rule
+    that cannot do without reference losses says so by a member ``needs_reference``.
 
     Attributes:
       step: how often the adversary has moved, int scalar; the clock of its schedules.
@@ -110,6 +112,7 @@ class Reweighted(NamedTuple):
       weights: their weights, of the same shape, gradient stopped, 0 where an entry does not count.
       groups: the group ids given, or None.
       where: the mask given, or None.
+      reference_losses: those given, or None.
       statistics: the pooled statistics given (two-pass accumulation), or None.
     """
 
@@ -117,12 +120,14 @@ class Reweighted(NamedTuple):
     weights: jax.Array
     groups: jax.Array | None = None
     where: jax.Array | None = None
+    reference_losses: jax.Array | None = None
     statistics: Any = None
 
     @property
     def extra_args(self) -> dict[str, Any]:
         """Keyword arguments for ``tx.update(grads, opt_state, params, **rw.extra_args)``."""
-        given = {"losses": self.losses, "groups": self.groups, "where": self.where, "statistics": self.statistics}
+        given = self._asdict()
+        del given["weights"]
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -161,9 +166,21 @@ def counts(examples: Examples) -> tuple[jax.Array, jax.Array]:
     return count, rejected
 
 
-def examples_for(state: RuleState, losses: Any, groups: Any, where: Any) -> Examples:
+def examples_for(state: RuleState, losses: Any, groups: Any, where: Any, reference_losses: Any) -> Examples:
     """The batch as :class:`Examples`, checked against what the rule of `state` needs."""
-    return as_examples(losses, groups, where, num_groups=state.num_groups, max_loss=state.hyperparams.max_loss)
+    if reference_losses is None and getattr(state, "needs_reference", False):
+        raise TypeError(
+            "this rule compares losses with those of a reference model, and needs `reference_losses`, of the shape of "
+            "`losses`."
+        )
+    return as_examples(
+        losses,
+        groups,
+        where,
+        num_groups=state.num_groups,
+        max_loss=state.hyperparams.max_loss,
+        reference_losses=reference_losses,
+    )
 
 
 def pooled(statistics: Any, axis_name: AxisName) -> Any:
@@ -201,7 +218,8 @@ def rule_transformation(
         to the update are taken as pooled already.
 
     Returns:
-      A transformation whose update takes ``losses`` (with ``groups`` and ``where``) or ``statistics`` of them.
+      A transformation whose update takes ``losses`` (with ``groups``, ``where`` and ``reference_losses``) or
+      ``statistics`` of them.
     """
 
     check_scalar("max_loss", hyperparams.max_loss, "a number, not NaN", lambda v: v == v)
@@ -219,6 +237,7 @@ def rule_transformation(
         losses: Any = None,
         groups: Any = None,
         where: Any = None,
+        reference_losses: Any = None,
         statistics: Any = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
@@ -230,7 +249,7 @@ def rule_transformation(
                     f"`{name}` needs the batch's `losses`: call `tx.update(grads, opt_state, params, **rw.extra_args)` "
                     "with the `rw` that `also_optax.reweight` returned."
                 )
-            statistics = pooled(state.observe(examples_for(state, losses, groups, where)), axis_name)
+            statistics = pooled(state.observe(examples_for(state, losses, groups, where, reference_losses)), axis_name)
         return updates, _move(state, statistics)
 
     def _move(state: Any, statistics: Any) -> Any:

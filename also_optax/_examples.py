@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from also_optax._hyperparams import LARGEST, statistics_dtype
+from also_optax._hyperparams import saturated, statistics_dtype
 
 
 class Examples(NamedTuple):
     """A batch of losses after validation; the shapes are those of the user's losses.
 
     Attributes:
-      losses: per-example losses, ``[B, ...]``, gradient stopped, 0 where not `valid`, saturated at ``±1e30``.
+      losses: what the rule sees of the losses, ``[B, ...]``: less any reference losses, gradient stopped, 0 where not
+        `valid`, saturated at ``±1e30``.
       groups: ids in ``[0, G)``, of a leading shape of `losses`; None where the user gave none.
       valid: the entries that count, ``[B, ...]``: finite, not padding, id and loss in range.
       rejected: the entries that should have counted but cannot, ``[B, ...]``.
@@ -38,6 +39,7 @@ def as_examples(
     *,
     num_groups: int | None,
     max_loss: jax.Array,
+    reference_losses: ArrayLike | None = None,
 ) -> Examples:
     """Checks a batch and marks the entries that count.
 
@@ -50,22 +52,28 @@ def as_examples(
       where: bool mask, of the leading shape of `losses`, or None for all true.
       num_groups: G for rules that have groups (then `groups` is required), else None.
       max_loss: losses above it are rejected; a scalar.
+      reference_losses: what is taken off the losses before a rule sees them, of their shape, or None.
 
     Returns:
       The batch as :class:`Examples`.
 
     Raises:
-      TypeError: if `losses` are not floating, `groups` not integer, `where` not bool, or `groups` are missing.
+      TypeError: if losses are not floating, `groups` not integer, `where` not bool, or `groups` are missing.
       ValueError: if a shape does not fit.
     """
-    losses = jnp.asarray(losses)
-    if not jnp.issubdtype(losses.dtype, jnp.floating):
-        raise TypeError(f"`losses` must be floating point, got dtype {losses.dtype}.")
+    losses = _floating("losses", losses)
     if losses.ndim == 0:
         raise ValueError("`losses` must be per-example, of shape [B] or [B, ...], got a scalar. Was it averaged?")
-    losses = jax.lax.stop_gradient(losses).astype(statistics_dtype())
     eligible = jnp.ones_like(losses, dtype=bool)
     acceptable = jnp.isfinite(losses) & (losses <= max_loss)
+    if reference_losses is not None:
+        reference = _floating("reference_losses", reference_losses)
+        if reference.shape != losses.shape:
+            raise ValueError(
+                f"`reference_losses` must have the shape of `losses`, here {losses.shape}, got shape {reference.shape}."
+            )
+        acceptable &= jnp.isfinite(reference)
+        losses = saturated(losses) - saturated(reference)
 
     if where is not None:
         where = jnp.asarray(where)
@@ -88,7 +96,7 @@ def as_examples(
             "the index of each example)."
         )
     valid = eligible & acceptable
-    losses = jnp.where(valid, jnp.clip(losses, -LARGEST, LARGEST), 0)
+    losses = jnp.where(valid, saturated(losses), 0)
     return Examples(losses, groups, valid, eligible & ~acceptable)
 
 
@@ -105,6 +113,13 @@ def no_examples() -> Examples:
 def expand_like(array: jax.Array, losses: jax.Array) -> jax.Array:
     """Appends axes of size 1 until `array`, of a leading shape of `losses`, has as many as `losses`."""
     return jax.lax.expand_dims(array, range(array.ndim, losses.ndim))
+
+
+def _floating(name: str, losses: ArrayLike) -> jax.Array:
+    losses = jnp.asarray(losses)
+    if not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise TypeError(f"`{name}` must be floating point, got dtype {losses.dtype}.")
+    return jax.lax.stop_gradient(losses).astype(statistics_dtype())
 
 
 def _like_losses(name: str, array: jax.Array, losses: jax.Array) -> jax.Array:

@@ -1,4 +1,7 @@
-"""Statistics that are the examples themselves, pairs of an id and a loss: for rules with tables too large to send."""
+"""Statistics that are the examples themselves, pairs of an id and a loss.
+
+For rules with tables too large to send, and for those that sort a batch, whose ids are all 0.
+"""
 
 from typing import NamedTuple
 
@@ -53,4 +56,11 @@ def pairs_of(examples: Examples) -> Pairs:
     trailing = examples.trailing_axes
     ids = jnp.where(examples.valid.any(trailing), examples.groups.astype(jnp.int32), -1)
     ids, losses = (_groups.everywhere(part).ravel() for part in (ids, examples.losses.sum(trailing)))
+    return Pairs(*counts(examples), ids, losses)
+
+
+def entries_of(examples: Examples) -> Pairs:
+    """Every entry of a batch as a pair of its own, of id 0 where it counts."""
+    ids = jnp.where(examples.valid, 0, -1)
+    ids, losses = (_groups.everywhere(part).ravel() for part in (ids, examples.losses))
     return Pairs(*counts(examples), ids, losses)

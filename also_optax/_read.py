@@ -45,6 +45,7 @@ def reweight(
     *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
+    reference_losses: ArrayLike | None = None,
     statistics: Statistics | None = None,
 ) -> tuple[jax.Array, Reweighted]:
     """The weighted loss of a batch, to be differentiated, and what the optimizer step needs beside its gradient.
@@ -60,6 +61,9 @@ def reweight(
       where: bool mask of the leading shape of `losses`; false entries are padding.
       axis_name: inside ``shard_map``, the mapped axes that split the batch: the loss is then the shard's share of the
         global one.
+      reference_losses: what a reference model loses on the same examples, of the shape of `losses`: the rule then sees
+        the excess ``losses - reference_losses`` in their place; the loss itself stays one of `losses`. Required where
+        the rule is made for it.
       statistics: those of a larger batch of which this is a part, as :func:`observe` and :func:`merge` give them: the
         loss is then this part's share of the larger batch's, and gradients of all parts *add up*.
 
@@ -68,7 +72,7 @@ def reweight(
       ``tx.update(grads, opt_state, params, **rw.extra_args)``.
 
     Raises:
-      TypeError: if a dtype is wrong, or `groups` are missing.
+      TypeError: if a dtype is wrong, or `groups` or `reference_losses` are missing.
       ValueError: if a shape does not fit, an axis is not mapped, or `opt_state` has no rule, or two.
 
     Examples:
@@ -85,23 +89,25 @@ def reweight(
       [1.    1.649 1.649]
     """
     state = find_rule_state(opt_state)
-    examples = examples_for(state, losses, groups, where)
+    examples = examples_for(state, losses, groups, where, reference_losses)
     given_statistics = statistics
     if statistics is None:
         statistics = _observe(state, examples, axis_name)
     weights = jnp.where(examples.valid, state.weigh(statistics, examples), 0)
     # A product past the largest float would make the loss infinite; the weight gives way, the loss is obeyed.
     largest = jnp.finfo(weights.dtype).max / max(weights.size, 1)
-    weights = jnp.minimum(weights, largest / jnp.maximum(jnp.abs(examples.losses), 1))
-    weights = jax.lax.stop_gradient(weights)
     losses = jnp.asarray(losses)
-    terms = jnp.where(examples.valid, weights * losses.astype(weights.dtype), 0)
-    loss = terms.sum() / jnp.maximum(statistics.count, 1)
-    groups, where = (None if given is None else jnp.asarray(given) for given in (groups, where))
+    counted = jnp.where(examples.valid, losses.astype(weights.dtype), 0)
+    weights = jnp.minimum(weights, largest / jnp.maximum(jnp.abs(counted), 1))
+    weights = jax.lax.stop_gradient(weights)
+    loss = (weights * counted).sum() / jnp.maximum(statistics.count, 1)
     losses = jax.lax.stop_gradient(losses)
+    groups, where, reference_losses = (
+        None if part is None else jax.lax.stop_gradient(jnp.asarray(part)) for part in (groups, where, reference_losses)
+    )
     if getattr(state, "keeps_still", False):  # a table that is written only after it was read is not copied
         losses = jnp.where(jnp.isnan(weights), weights.astype(losses.dtype), losses)
-    return loss, Reweighted(losses, weights, groups, where, given_statistics)
+    return loss, Reweighted(losses, weights, groups, where, reference_losses, given_statistics)
 
 
 def example_weights(
@@ -111,6 +117,7 @@ def example_weights(
     *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
+    reference_losses: ArrayLike | None = None,
     statistics: Statistics | None = None,
 ) -> jax.Array:
     """The weights of a batch alone, for a loss of your own making; arguments and errors as of :func:`reweight`.
@@ -125,7 +132,15 @@ def example_weights(
       >>> print(also_optax.example_weights(opt_state, jnp.array([3.0, jnp.nan, 1.0])))
       [1. 0. 1.]
     """
-    _, reweighted = reweight(opt_state, losses, groups, where=where, axis_name=axis_name, statistics=statistics)
+    _, reweighted = reweight(
+        opt_state,
+        losses,
+        groups,
+        where=where,
+        axis_name=axis_name,
+        reference_losses=reference_losses,
+        statistics=statistics,
+    )
     return reweighted.weights
 
 
@@ -154,6 +169,7 @@ def observe(
     *,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
+    reference_losses: ArrayLike | None = None,
 ) -> Statistics:
     """What the rule inside `opt_state` needs to know of a batch: the first pass of exact accumulation.
 
@@ -171,7 +187,7 @@ def observe(
       [0.27  0.734] [1.996]
     """
     state = find_rule_state(opt_state)
-    return _observe(state, examples_for(state, losses, groups, where), axis_name)
+    return _observe(state, examples_for(state, losses, groups, where, reference_losses), axis_name)
 
 
 def merge(first: Statistics, *others: Statistics) -> Statistics:
@@ -202,10 +218,9 @@ def value_and_grad(
       has_aux: whether `per_example_loss` returns ``(losses, aux)``.
 
     Returns:
-      ``fn(params, opt_state, *args, groups=None, where=None, axis_name=None, statistics=None, **kwargs)``, which hands
-      other keywords on to `per_example_loss` and returns
-      ``((loss, rw), grads)``, or ``((loss, (rw, aux)), grads)`` with `has_aux`. Loss and ``rw`` are those of
-      :func:`reweight`.
+      ``fn(params, opt_state, *args, groups=None, where=None, **kwargs)``, which takes the keywords of :func:`reweight`,
+      hands others on to `per_example_loss` and returns ``((loss, rw), grads)``, or ``((loss, (rw, aux)), grads)`` with
+      `has_aux`. Loss and ``rw`` are those of :func:`reweight`.
 
     Examples:
       >>> import jax.numpy as jnp, also_optax
@@ -224,6 +239,7 @@ def value_and_grad(
         groups: ArrayLike | None = None,
         where: ArrayLike | None = None,
         axis_name: AxisName = None,
+        reference_losses: ArrayLike | None = None,
         statistics: Statistics | None = None,
         **kwargs: Any,
     ) -> tuple[tuple[jax.Array, Any], Any]:
@@ -235,7 +251,15 @@ def value_and_grad(
                 )
                 raise TypeError(f"`per_example_loss` must return {expected}")
             losses, *aux = output if has_aux else (output,)
-            loss, rw = reweight(opt_state, losses, groups, where=where, axis_name=axis_name, statistics=statistics)
+            loss, rw = reweight(
+                opt_state,
+                losses,
+                groups,
+                where=where,
+                axis_name=axis_name,
+                reference_losses=reference_losses,
+                statistics=statistics,
+            )
             return loss, (rw, *aux) if has_aux else rw
 
         return jax.value_and_grad(loss_fn, argnums, has_aux=True)(params, *args)
