@@ -21,12 +21,16 @@ def also(
     num_groups: int,
     *,
     dual_learning_rate: optax.ScalarOrSchedule = 1e-3,
-    kl_penalty: optax.ScalarOrSchedule = 1e-2,
+    kl_penalty: optax.ScalarOrSchedule | None = None,
+    radius: optax.ScalarOrSchedule | None = None,
+    target_ess: optax.ScalarOrSchedule | None = None,
     optimism: ArrayLike = 1.0,
     prior: ArrayLike | None = None,
     group_frequencies: ArrayLike | Literal["pi"] | None = None,
     lookahead: bool = False,
     lazy: bool | None = None,
+    dual_adam: bool = False,
+    min_weight: ArrayLike = 0.0,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
     eps: ArrayLike = 1e-8,
@@ -51,7 +55,10 @@ def also(
       learning_rate: of the model; a scalar or a schedule of optimizer steps.
       num_groups: G, a Python int.
       dual_learning_rate: eta of the adversary; a scalar or a schedule.
-      kl_penalty: tau, the adversary's pull to the prior, in units of the loss; a scalar or a schedule.
+      kl_penalty: tau, the adversary's pull to the prior, in units of the loss; a scalar or a schedule. None is 1e-2, or
+        no pull with a `radius` or a `target_ess`.
+      radius: in place of the pull, the largest KL(pi ‖ prior), in nats; a scalar or a schedule.
+      target_ess: the same as a smallest effective number of groups. See :func:`also_optax.reweight_by_also` for both.
       optimism: alpha, of the model's gradient and of the adversary's; the Python number 0 keeps no previous gradients.
       prior: pi-hat and the weights to start from, ``[G]``; None is uniform.
       group_frequencies: q, the chance that a drawn example is of each group, ``[G]``, None (1/G) or ``"pi"``.
@@ -60,6 +67,8 @@ def also(
         the moments of Adam move twice a step.
       lazy: True touches only the batch's entries of pi, in time that does not grow with G; None: by G. See
         :func:`also_optax.reweight_by_also`.
+      dual_adam: whether the adversary's gradient goes through Adam too.
+      min_weight: no weight falls below ``min_weight/G``.
       b1: Adam's decay of the first moment.
       b2: Adam's decay of the second moment.
       eps: Adam's epsilon.
@@ -103,11 +112,15 @@ def also(
         num_groups,
         dual_learning_rate=dual_learning_rate,
         kl_penalty=kl_penalty,
+        radius=radius,
+        target_ess=target_ess,
         optimism=optimism,
         prior=prior,
         group_frequencies=group_frequencies,
         lookahead=lookahead,
         lazy=lazy,
+        dual_adam=dual_adam,
+        min_weight=min_weight,
         max_loss=max_loss,
         average_decay=average_decay,
         axis_name=axis_name,
@@ -126,7 +139,8 @@ def absgd(
     learning_rate: optax.ScalarOrSchedule,
     *,
     temperature: optax.ScalarOrSchedule | None = None,
-    radius: ArrayLike | None = None,
+    radius: optax.ScalarOrSchedule | None = None,
+    target_ess: optax.ScalarOrSchedule | None = None,
     averaging_rate: optax.ScalarOrSchedule = 0.9,
     momentum: ArrayLike | None = 0.9,
     nesterov: bool = False,
@@ -145,7 +159,8 @@ def absgd(
     Args:
       learning_rate: a scalar or a schedule.
       temperature: lambda: above 0 robust (imbalance), below 0 for label noise; a scalar or a schedule.
-      radius: not available yet; give `temperature`.
+      radius: in place of the temperature, how far from uniform the batch's weights are, as KL divergence in nats.
+      target_ess: the same as an effective number of examples. See :func:`also_optax.reweight_by_absgd` for both.
       averaging_rate: gamma in (0, 1], the weight of the new batch (1 minus optax's decay); a scalar or a schedule.
       momentum: of SGD, in [0, 1); None or 0 is none.
       nesterov: whether the momentum is Nesterov's.
@@ -160,8 +175,7 @@ def absgd(
       An optimizer whose update needs ``losses``, as ``**rw.extra_args``.
 
     Raises:
-      NotImplementedError: if `radius` is given alone.
-      ValueError: if not exactly one of `temperature` and `radius` is given, or a value is out of range.
+      ValueError: if not exactly one of `temperature`, `radius` and `target_ess` is given, or a value is out of range.
 
     Examples:
       >>> import jax.numpy as jnp, also_optax
@@ -180,6 +194,7 @@ def absgd(
         reweight_by_absgd(
             temperature,
             radius=radius,
+            target_ess=target_ess,
             averaging_rate=averaging_rate,
             max_log_ratio=max_log_ratio,
             max_loss=max_loss,
@@ -195,7 +210,8 @@ def abadam(
     learning_rate: optax.ScalarOrSchedule,
     *,
     temperature: optax.ScalarOrSchedule | None = None,
-    radius: ArrayLike | None = None,
+    radius: optax.ScalarOrSchedule | None = None,
+    target_ess: optax.ScalarOrSchedule | None = None,
     averaging_rate: optax.ScalarOrSchedule = 0.9,
     b1: ArrayLike = 0.9,
     b2: ArrayLike = 0.999,
@@ -212,7 +228,8 @@ def abadam(
     Args:
       learning_rate: a scalar or a schedule.
       temperature: lambda: above 0 robust (imbalance), below 0 for label noise; a scalar or a schedule.
-      radius: not available yet; give `temperature`.
+      radius: in place of the temperature, how far from uniform the batch's weights are, as KL divergence in nats.
+      target_ess: the same as an effective number of examples. See :func:`also_optax.reweight_by_absgd` for both.
       averaging_rate: gamma in (0, 1], the weight of the new batch (1 minus optax's decay); a scalar or a schedule.
       b1: Adam's decay of the first moment.
       b2: Adam's decay of the second moment.
@@ -226,8 +243,7 @@ def abadam(
       An optimizer whose update needs ``losses``, as ``**rw.extra_args``.
 
     Raises:
-      NotImplementedError: if `radius` is given alone.
-      ValueError: if not exactly one of `temperature` and `radius` is given, or a value is out of range.
+      ValueError: if not exactly one of `temperature`, `radius` and `target_ess` is given, or a value is out of range.
 
     Examples:
       >>> import jax.numpy as jnp, also_optax
@@ -242,6 +258,7 @@ def abadam(
     rule = reweight_by_absgd(
         temperature,
         radius=radius,
+        target_ess=target_ess,
         averaging_rate=averaging_rate,
         max_log_ratio=max_log_ratio,
         max_loss=max_loss,

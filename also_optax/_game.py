@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from also_optax import _simplex
+from also_optax import _simplex, _strength
+from also_optax._hyperparams import LARGEST
 from also_optax._simplex import LogNormalizer
 
 
@@ -28,8 +29,35 @@ def of(state: Any, tilt: jax.Array, log_normalizer: LogNormalizer, average: jax.
     found |= {
         "group_losses": losses,
         "robust_value": jnp.sum(pi * losses) - penalty * kl,
-        "gap": _simplex.adversary_gap(log_prior, tilt, log_normalizer, losses, penalty),
     }
+    bound = state.hyperparams.bound
+    if bound is None:
+        found["gap"] = _simplex.adversary_gap(log_prior, tilt, log_normalizer, losses, penalty)
+    elif bound.radius is not None:
+        found["gap"] = _gap_in_ball(log_prior, tilt, log_normalizer, losses, kl, bound)
     if log_frequencies is not None:
         found["erm_value"] = jnp.sum(jnp.broadcast_to(jnp.exp(log_frequencies), losses.shape) * losses)
     return found
+
+
+def _gap_in_ball(
+    log_prior: jax.Array,
+    tilt: jax.Array,
+    log_normalizer: LogNormalizer,
+    losses: jax.Array,
+    kl: jax.Array,
+    bound: _strength.Bound,
+) -> jax.Array:
+    r"""How far the weights are from the ball's worst case: :math:`\max_p \langle p, L\rangle - \langle\pi, L\rangle`.
+
+    The worst case is that of a penalty, :math:`p^* \propto \hat\pi e^{L/\tau}`, so the gap is the penalty's plus
+    :math:`\tau (\mathrm{KL}(p^*\|\hat\pi) - \mathrm{KL}(\pi\|\hat\pi))`, and none of its terms is negative.
+    """
+    below_worst = losses - jnp.max(losses)
+    scale = _strength.largest_scale(log_prior, below_worst, bound, losses.size, LARGEST)
+    penalty = jnp.where(scale < LARGEST, 1 / scale, 0)
+    worst = _strength.scaled(below_worst, scale)
+    room = _simplex.kl_from_prior(log_prior, worst, _simplex.log_partition(log_prior, worst)) - kl
+    best_penalty = jnp.where(jnp.isfinite(penalty), penalty, 0)
+    gap = _simplex.adversary_gap(log_prior, tilt, log_normalizer, losses, best_penalty)
+    return jnp.where(jnp.isfinite(penalty), gap + best_penalty * jnp.maximum(room, 0), 0)

@@ -14,6 +14,9 @@ import numpy as np
 LARGEST = 1e30
 """Statistics saturate at this magnitude, so that sums of finite numbers stay finite in float32."""
 
+LARGEST_TO_SQUARE = 1e15
+"""The square of it is no larger."""
+
 LARGEST_LOG = 85.0
 """exp of it is still finite in float32."""
 
@@ -61,6 +64,15 @@ def check_scalar(name: str, value: Any, requirement: str, holds: Callable[[float
         raise ValueError(f"`{name}` must be {requirement}, got {value}.")
 
 
+def check_one_of(**settings: Any) -> None:
+    """Raises unless exactly one of the settings is given, that is, not None."""
+    given = [name for name, value in settings.items() if value is not None]
+    if len(given) != 1:
+        *others, last = (f"`{name}`" for name in settings)
+        what = "none" if not given else "both" if len(settings) == 2 else " and ".join(f"`{n}`" for n in given)
+        raise ValueError(f"give exactly one of {', '.join(others)} and {last}, got {what}.")
+
+
 def check_count(name: str, value: Any) -> None:
     """Raises unless `value` is a Python (or NumPy) integer of at least 1, since shapes depend on it."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
@@ -72,6 +84,13 @@ def check_count(name: str, value: Any) -> None:
 
 
 def values_at(hyperparams: _Values, step: jax.Array) -> _Values:
-    """The values of a NamedTuple of numbers, arrays and schedules at `step`, as arrays of their own memory."""
-    values = (value(step) if callable(value) else value for value in hyperparams)
-    return type(hyperparams)(*(jnp.array(value, dtype=statistics_dtype()) for value in values))
+    """The values of a NamedTuple of numbers, arrays and schedules at `step`, as arrays of their own memory.
+
+    None, which stands for a scalar that a rule does without, stays None.
+    """
+
+    def at_step(value: Any) -> Any:
+        value = value(step) if callable(value) else value
+        return None if value is None else jnp.array(value, dtype=statistics_dtype())
+
+    return type(hyperparams)(*map(at_step, hyperparams))

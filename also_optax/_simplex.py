@@ -6,6 +6,7 @@ zero is a weight of zero whatever the tilt, and no step needs an epsilon. A unif
 :math:`-\log G`, which broadcasts against ``[G]``.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from also_optax import _bisection
 from also_optax._hyperparams import LARGEST, statistics_dtype
 
 
@@ -45,6 +47,11 @@ def log_simplex(name: str, values: Any, size: int, *, zeros: bool) -> ArrayLike:
     scaled = values / highest
     with np.errstate(divide="ignore"):
         return np.log(scaled) - np.log(scaled.sum())
+
+
+_SERIES = 0.25
+_COEFFICIENTS = [(k - 1) / math.factorial(k) for k in range(15, 1, -1)]
+"""Of r^(k - 2) in (r e^r - expm1(r)) / r^2, which they give to the last digit of float64 below _SERIES."""
 
 
 class LogNormalizer(NamedTuple):
@@ -90,6 +97,30 @@ def prox_step(tilt: jax.Array, ascent: jax.Array, pull: jax.Array) -> jax.Array:
     return (tilt + ascent) / (1 + pull)
 
 
+def floored(log_prior: jax.Array, tilt: jax.Array, log_floor: jax.Array) -> jax.Array:
+    """The tilt of the weights nearest in KL to those of `tilt` of which none is below the floor: max(c·pi, floor).
+
+    Args:
+      log_prior: log of the prior, ``[G]`` or a scalar; weights of prior zero stay zero.
+      tilt: u, ``[G]``.
+      log_floor: log of the floor, scalar, below -log(G).
+    """
+    log_ratio = normalized(tilt, log_partition(log_prior, tilt))
+    has_prior = jnp.broadcast_to(~jnp.isneginf(log_prior), tilt.shape)
+    log_pi, floor = jnp.minimum(log_prior + log_ratio, 0), jnp.exp(log_floor)
+    num_groups = jnp.sum(has_prior)
+
+    def is_low_enough(log_scale: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(has_prior, jnp.exp(jnp.maximum(log_pi + log_scale, log_floor)), 0)) <= 1
+
+    lowest = jnp.log1p(-num_groups * floor)
+    log_scale = _bisection.largest(is_low_enough, lowest, jnp.zeros_like(lowest))
+    above = has_prior & (log_pi + log_scale > log_floor)
+    rest = 1 - floor * (num_groups - jnp.sum(above))
+    log_scale = jnp.log(rest) - jnp.log(jnp.sum(jnp.where(above, jnp.exp(log_pi), 0)))
+    return jnp.where(has_prior, jnp.maximum(log_ratio + log_scale, log_floor - log_prior), 0)
+
+
 def kl_from_prior(log_prior: jax.Array, tilt: jax.Array, log_normalizer: LogNormalizer) -> jax.Array:
     """KL(pi ‖ prior), a scalar of at least 0; a prior of zero adds nothing."""
     return _kl_divergence(log_weights(log_prior, tilt, log_normalizer), log_prior, normalized(tilt, log_normalizer))
@@ -99,13 +130,16 @@ def _kl_divergence(log_p: jax.Array, log_q: jax.Array, log_ratio: jax.Array) -> 
     """KL(p ‖ q) as a sum of terms that are each at least 0, so that none cancel.
 
     With r = log(p/q), given beside log p and log q for its own digits, and both normalised, KL = sum of
-    q (r e^r - expm1(r)).
+    q (r e^r - expm1(r)), which near 0 is its series.
     """
     p, q = (jnp.exp(jnp.minimum(log_weights, 0)) for log_weights in (log_p, log_q))
     near = jnp.minimum(log_ratio, 1)
     small = q * (near * jnp.exp(near) - jnp.expm1(near))
     large = p * (log_ratio - 1) + q
-    return jnp.sum(jnp.maximum(jnp.where(log_ratio < 1, small, large), 0))
+    tiny = jnp.clip(log_ratio, -_SERIES, _SERIES)
+    series = q * tiny**2 * jnp.polyval(jnp.array(_COEFFICIENTS, tiny.dtype), tiny)
+    terms = jnp.where(jnp.abs(log_ratio) < _SERIES, series, jnp.where(log_ratio < 1, small, large))
+    return jnp.sum(jnp.maximum(terms, 0))
 
 
 def adversary_gap(

@@ -64,7 +64,11 @@ RULES = {
     "also_lookahead": Row(functools.partial(_also_rule, lookahead=True), ALSO, groups=True),
     "also_lazy": Row(functools.partial(_also_rule, lazy=True), ALSO, groups=True),
     "also_by_scores": Row(by_scores(_also_rule), ALSO, groups=True),
+    "also_in_a_ball": Row(_also_rule, {"dual_learning_rate": 0.3, "radius": 0.1}, groups=True),
+    "also_with_adam": Row(functools.partial(_also_rule, dual_adam=True), ALSO, groups=True),
+    "also_above_a_floor": Row(_also_rule, ALSO | {"min_weight": 0.4}, groups=True),
     "absgd": Row(also_optax.reweight_by_absgd, ABSGD),
+    "absgd_in_a_ball": Row(also_optax.reweight_by_absgd, {"radius": 0.2, "averaging_rate": 0.4}),
     "absgd_for_label_noise": Row(also_optax.reweight_by_absgd, {"temperature": -2.0, "averaging_rate": 0.4}),
     "rgd": Row(also_optax.reweight_by_rgd, {"clip": 2.0}),
     "rgd_chi2": Row(
@@ -134,7 +138,7 @@ def test_the_adversary_moves_or_says_that_it_is_stateless(row):
     _, (after, *_) = trained_rule(row)
     assert int(after.step) == len(STACKED.x)
     batch = problems.batch_at(STACKED, 0)
-    weights = [also_optax.example_weights(state, jnp.ones(8), batch.groups) for state in (before, after)]
+    weights = [also_optax.example_weights(state, batch.y**2, batch.groups) for state in (before, after)]
     stateless = isinstance(after, also_optax.RgdState)
     drawn_by_pi = getattr(after, "log_frequencies", 0) is None
     assert np.allclose(*weights) == (stateless or drawn_by_pi)

@@ -16,6 +16,9 @@ The state holds :math:`\lambda\nu`, the moving average in units of the loss, whi
 moves :math:`\lambda`. A batch is kept as its *peak* (the loss of the largest :math:`\ell/\lambda`) and the sums of
 :math:`\exp` and :math:`\mathrm{expm1}` of :math:`(\ell - \mathrm{peak})/\lambda`: together exact for the smallest and
 the largest :math:`|\lambda|` alike.
+A ``radius`` in place of the temperature finds, in each batch, the :math:`\lambda` at which
+:math:`\mathrm{KL}(p\|\mathrm{uniform})` of the batch's :math:`p = \mathrm{softmax}(\ell/\lambda)` is the radius
+(``_strength``), by halving; ``target_ess`` the one at which :math:`1/\sum_b p_b^2` is the target.
 Deviations, each for a fault of the published code:
 
 - It starts at :math:`s_0 = 0`, so its first weights are :math:`1/\gamma` too large. Here the first visit sets
@@ -30,17 +33,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
+from also_optax import _strength
 from also_optax._base import AxisName, counts, rule_transformation
 from also_optax._examples import Examples
-from also_optax._hyperparams import check_scalar, saturated, statistics_dtype
+from also_optax._hyperparams import LARGEST, check_one_of, check_scalar, saturated, statistics_dtype
+from also_optax._pairs import Pairs, entries_of
 
 
 class AbsgdHyperparams(NamedTuple):
-    """Scalars of :func:`reweight_by_absgd`, as its arguments."""
+    """Scalars of :func:`reweight_by_absgd`, as its arguments; two of the first three are None."""
 
     temperature: Any
+    radius: Any
+    target_ess: Any
     averaging_rate: Any
     max_log_ratio: Any
     max_loss: Any
@@ -121,22 +127,16 @@ class AbsgdState(NamedTuple):
     def num_groups(self) -> None:
         """ABSGD has no groups."""
 
-    def observe(self, examples: Examples) -> LogMeanExp:
-        """The peak of the losses and what they add up to below it."""
-        temperature = self.hyperparams.temperature
-        sign = _sign(temperature)
-        count, rejected = counts(examples)
-        highest = jnp.max(jnp.where(examples.valid, examples.losses * sign, -jnp.inf), initial=-jnp.inf)
-        peak = jnp.where(
-            jnp.isneginf(highest), 0, highest * sign
-        )  # not by count: on a mesh that were one more reduction
-        scaled = jnp.where(examples.valid, _scaled(examples.losses, peak, temperature), 0)
-        mass, excess = (jnp.where(examples.valid, of(scaled), 0).sum() for of in (jnp.exp, jnp.expm1))
-        return LogMeanExp(count, rejected, temperature, peak, mass, excess)
+    def observe(self, examples: Examples) -> LogMeanExp | Pairs:
+        """The peak of the losses and what they add up to below it; all of them where the temperature is to be found."""
+        if self.hyperparams.temperature is None:
+            return entries_of(examples)
+        return _log_mean_exp(*counts(examples), examples.losses, examples.valid, self.hyperparams.temperature)
 
-    def advance(self, statistics: LogMeanExp) -> "AbsgdState":
+    def advance(self, statistics: LogMeanExp | Pairs) -> "AbsgdState":
         """The moving average after the batch."""
-        temperature = self.hyperparams.temperature
+        statistics = self._summed(statistics)
+        temperature = statistics.temperature
         plain = jnp.isinf(temperature)
         robust_value = statistics.peak + jnp.where(plain, 0, temperature) * self._next_log_mean(statistics)
         return self._replace(
@@ -144,19 +144,37 @@ class AbsgdState(NamedTuple):
             robust_value=jnp.where(plain, 0, saturated(robust_value)),
         )
 
-    def weigh(self, statistics: LogMeanExp, examples: Examples) -> jax.Array:
+    def weigh(self, statistics: LogMeanExp | Pairs, examples: Examples) -> jax.Array:
         """exp(loss/lambda - nu), nu the moving average that has seen the batch already."""
-        scaled = _scaled(examples.losses, statistics.peak, self.hyperparams.temperature)
+        statistics = self._summed(statistics)
+        scaled = _scaled(examples.losses, statistics.peak, statistics.temperature)
         return jnp.exp(jnp.where(examples.valid, scaled - self._next_log_mean(statistics), -jnp.inf))
 
     def diagnostics(self) -> dict[str, jax.Array]:
         """`robust_value` is 0 until the first visit at a finite temperature."""
         return {"rejected": self.rejected, "robust_value": self.robust_value}
 
+    def _summed(self, statistics: LogMeanExp | Pairs) -> LogMeanExp:
+        """The statistics, at the temperature that the radius asks for where none is given."""
+        if isinstance(statistics, LogMeanExp):
+            return statistics
+        count, rejected, ids, losses = statistics
+        return _log_mean_exp(count, rejected, losses, ids >= 0, self._temperature_of(count, losses, ids >= 0))
+
+    def _temperature_of(self, count: jax.Array, losses: jax.Array, valid: jax.Array) -> jax.Array:
+        """lambda of a batch: as low as the bound allows, with the bound's sign."""
+        bound = _strength.Bound(self.hyperparams.radius, self.hyperparams.target_ess)
+        sign = _sign(next(value for value in bound if value is not None))
+        bound = jax.tree.map(jnp.abs, bound)
+        below_peak = jnp.where(valid, sign * (losses - _highest(losses, valid, sign)), 0)
+        log_prior = jnp.where(valid, -jnp.log(jnp.maximum(count, 1)), -jnp.inf)
+        scale = _strength.largest_scale(log_prior, below_peak, bound, count, LARGEST)
+        return sign / scale
+
     def _next_log_mean(self, statistics: LogMeanExp) -> jax.Array:
         """nu of the module docstring after the batch, less peak/lambda."""
         batch = statistics.log_mean()
-        before = _scaled(self.robust_value, statistics.peak, self.hyperparams.temperature)
+        before = _scaled(self.robust_value, statistics.peak, statistics.temperature)
         ratio = saturated(before - batch)
         rate = self.hyperparams.averaging_rate
         far_above = jnp.logaddexp(jnp.log1p(-rate) + ratio, jnp.log(rate))
@@ -171,7 +189,8 @@ def reweight_by_absgd(
     temperature: optax.ScalarOrSchedule | None = None,
     averaging_rate: optax.ScalarOrSchedule = 0.9,
     *,
-    radius: ArrayLike | None = None,
+    radius: optax.ScalarOrSchedule | None = None,
+    target_ess: optax.ScalarOrSchedule | None = None,
     max_log_ratio: optax.ScalarOrSchedule = 10.0,
     max_loss: optax.ScalarOrSchedule = jnp.inf,
     axis_name: AxisName = None,
@@ -179,9 +198,12 @@ def reweight_by_absgd(
     r"""Weighs each example by exp(loss/temperature) over a moving average.
 
     A positive temperature stresses the hard examples (imbalance, shift), a negative one mistrusts them (label noise).
+    What temperature is right depends on how far the losses are apart, and changes as they fall; a `radius` or a
+    `target_ess` says instead how unequal the weights of a batch may be, and finds the temperature in each batch.
 
-    Special cases: ``temperature=inf`` (of either sign) is plain training; ``averaging_rate=1`` makes the weights the
-    batch's softmax times its count, whose gradient is that of temperature·logmeanexp(loss/temperature).
+    Special cases: ``temperature=inf`` (of either sign), ``radius=0`` and a `target_ess` of the batch's size are plain
+    training; ``averaging_rate=1`` makes the weights the batch's softmax times its count, whose gradient is that of
+    temperature·logmeanexp(loss/temperature); with a radius they are then those of KL-constrained DRO on the batch.
 
     The published recipe for imbalance has two stages, plain training first. With optax's schedules, for a switch at
     step 800 that makes no spike:
@@ -195,7 +217,11 @@ def reweight_by_absgd(
     Args:
       temperature: lambda, not 0; a scalar or a schedule of the rule's steps, which may change but not cross 0. In units
         of the loss: published values are 1 to 10 for imbalance, -0.1 to -15 for label noise.
-      radius: not available yet; give `temperature`.
+      radius: in place of the temperature, the KL divergence of the batch's softmax weights from uniform weights, in
+        nats; met exactly unless even the largest loss alone is inside (a radius of log(B) or more is that). Negative
+        for label noise: -0.1 is as far as 0.1, to the small losses. A scalar or a schedule.
+      target_ess: the same by the effective sample size (sum w)²/sum w² of the batch's softmax weights, in examples:
+        from 1, the largest loss alone, to B. Negative for label noise. A scalar or a schedule.
       averaging_rate: gamma in (0, 1], the weight of the *new* batch: 1 minus optax's decay. A scalar or a schedule.
       max_log_ratio: the average restarts at a batch whose own logmeanexp is below it by more than this, above 0. At
         small temperatures ordinary steps may do that too. ``inf`` is the paper's recursion.
@@ -206,8 +232,7 @@ def reweight_by_absgd(
       A transformation whose update needs ``losses``, as ``**rw.extra_args``.
 
     Raises:
-      NotImplementedError: if `radius` is given alone.
-      ValueError: if not exactly one of `temperature` and `radius` is given, or a value is out of range.
+      ValueError: if not exactly one of `temperature`, `radius` and `target_ess` is given, or a value is out of range.
 
     Examples:
       >>> opt_state = also_optax.reweight_by_absgd(temperature=1.0).init(None)
@@ -218,12 +243,14 @@ def reweight_by_absgd(
       *Attentional-Biased Stochastic Gradient Descent*, `arXiv 2012.06951 <https://arxiv.org/abs/2012.06951>`_,
       Algorithm 1.
     """
-    if (temperature is None) == (radius is None):
-        given = "neither" if radius is None else "both"
-        raise ValueError(f"give exactly one of `temperature` and `radius`, got {given}.")
-    if temperature is None:
-        raise NotImplementedError("`radius` is not available yet: give a `temperature`.")
-    check_scalar("temperature", temperature, "a number other than 0 (inf: plain training)", lambda v: v != 0 and v == v)
+    check_one_of(temperature=temperature, radius=radius, target_ess=target_ess)
+    if temperature is not None:
+        requirement = "a number other than 0 (inf: plain training)"
+        check_scalar("temperature", temperature, requirement, lambda v: v != 0 and v == v)
+    if radius is not None:
+        check_scalar("radius", radius, "a finite number", lambda v: -jnp.inf < v < jnp.inf)
+    if target_ess is not None:
+        check_scalar("target_ess", target_ess, "at least 1 in magnitude", lambda v: 1 <= abs(v) < jnp.inf)
     check_scalar("averaging_rate", averaging_rate, "in (0, 1]", lambda v: 0 < v <= 1)
     check_scalar("max_log_ratio", max_log_ratio, "above 0", lambda v: v > 0)
 
@@ -236,8 +263,23 @@ def reweight_by_absgd(
             robust_value=jnp.zeros([], statistics_dtype()),
         )
 
-    hyperparams = AbsgdHyperparams(temperature, averaging_rate, max_log_ratio, max_loss)
+    hyperparams = AbsgdHyperparams(temperature, radius, target_ess, averaging_rate, max_log_ratio, max_loss)
     return rule_transformation("reweight_by_absgd", init, hyperparams, axis_name)
+
+
+def _log_mean_exp(
+    count: jax.Array, rejected: jax.Array, losses: jax.Array, valid: jax.Array, temperature: jax.Array
+) -> LogMeanExp:
+    peak = _highest(losses, valid, _sign(temperature))
+    scaled = jnp.where(valid, _scaled(losses, peak, temperature), 0)
+    mass, excess = (jnp.where(valid, of(scaled), 0).sum() for of in (jnp.exp, jnp.expm1))
+    return LogMeanExp(count, rejected, temperature, peak, mass, excess)
+
+
+def _highest(losses: jax.Array, valid: jax.Array, sign: jax.Array) -> jax.Array:
+    """The largest loss, or with a negative sign the smallest; 0 without any."""
+    highest = jnp.max(jnp.where(valid, losses * sign, -jnp.inf), initial=-jnp.inf)
+    return jnp.where(jnp.isneginf(highest), 0, highest * sign)  # not by count: on a mesh that were one more reduction
 
 
 def _sign(temperature: jax.Array) -> jax.Array:

@@ -14,7 +14,9 @@ On a batch of :math:`B` examples, drawn of group :math:`i` with chance :math:`q_
    d_t &= (1 + \alpha) h_t - \alpha h_{t-1}, \qquad h_{-1} = h_0 \\
    \log \pi_{t+1} &= \mathrm{log\,softmax}\left(\frac{\log \pi_t + \eta (\tau \log \hat\pi + d_t)}{1 + \eta\tau}\right)
 
-and its two-point form, which the authors' code runs, has
+A ``radius`` in place of the penalty projects: of the step without a pull, :math:`y`, the new weights are
+:math:`\pi_{t+1} \propto y^{c} \hat\pi^{1 - c}` with the largest :math:`c \le 1` inside the ball (``_strength``),
+which is the point of the ball next to :math:`y` in KL. The two-point form, which the authors' code runs, has
 :math:`\pi_{t+1/2} = \mathrm{prox}(\pi_t, h_{t-1})`, :math:`\pi_{t+1} = \mathrm{prox}(\pi_t, h_t)`.
 
 :math:`\eta` is ``dual_learning_rate``, :math:`\tau` is ``kl_penalty``, :math:`\alpha` is ``optimism``, :math:`\hat\pi`
@@ -31,10 +33,18 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from also_optax import _average, _game, _groups, _scores, _simplex
+from also_optax import _average, _game, _groups, _scores, _simplex, _strength
 from also_optax._base import AxisName, Sums, counts, rule_transformation
 from also_optax._examples import Examples, expand_like
-from also_optax._hyperparams import LARGEST_LOG, check_count, check_scalar, is_static_zero, saturated, statistics_dtype
+from also_optax._hyperparams import (
+    LARGEST_LOG,
+    LARGEST_TO_SQUARE,
+    check_count,
+    check_scalar,
+    is_static_zero,
+    saturated,
+    statistics_dtype,
+)
 from also_optax.rules.also_scores import AlsoScoresState
 
 LARGEST_TABLES = 50_000
@@ -42,13 +52,22 @@ LARGEST_TABLES = 50_000
 
 
 class AlsoHyperparams(NamedTuple):
-    """Scalars of :func:`reweight_by_also`, as its arguments."""
+    """Scalars of :func:`reweight_by_also`, as its arguments; `kl_penalty` is 0 with a bound, of which one is None."""
 
     dual_learning_rate: Any
     kl_penalty: Any
     optimism: Any
     max_loss: Any
     average_decay: Any
+    radius: Any = None
+    target_ess: Any = None
+    min_weight: Any = None
+
+    @property
+    def bound(self) -> _strength.Bound | None:
+        """How far the weights may go from the prior, or None."""
+        is_free = self.radius is None and self.target_ess is None
+        return None if is_free else _strength.Bound(self.radius, self.target_ess)
 
 
 class AlsoState(NamedTuple):
@@ -63,6 +82,7 @@ class AlsoState(NamedTuple):
       tilt: u of ``log pi = log_prior + u - log_normalizer``.
       log_normalizer: log Z of the same.
       previous_dual_gradient: h of the last batch; None without optimism and with look-ahead.
+      moments: Adam's, of d; None where the step is along d itself.
       ahead: tilt and log_normalizer of the extrapolated weights; None without look-ahead.
       average_losses: moving average of h, not yet debiased; None where it is not kept.
     """
@@ -75,6 +95,7 @@ class AlsoState(NamedTuple):
     tilt: jax.Array
     log_normalizer: _simplex.LogNormalizer
     previous_dual_gradient: jax.Array | None
+    moments: Any
     ahead: tuple[jax.Array, _simplex.LogNormalizer] | None
     average_losses: jax.Array | None
 
@@ -90,8 +111,12 @@ class AlsoState(NamedTuple):
     def advance(self, statistics: Sums) -> "AlsoState":
         """The prox step of the module docstring on the batch's dual gradient."""
         dual_gradient = self._dual_gradient(statistics)
-        tilt, log_normalizer = self._prox(self._momentum(dual_gradient))
-        moved = self._replace(tilt=tilt, log_normalizer=log_normalizer)
+        direction, moments = self._momentum(dual_gradient), None
+        if self.moments is not None:
+            direction = saturated(direction, LARGEST_TO_SQUARE)
+            direction, moments = optax.scale_by_adam().update(direction, self.moments)
+        tilt, log_normalizer = self._prox(direction)
+        moved = self._replace(tilt=tilt, log_normalizer=log_normalizer, moments=moments)
         if self.previous_dual_gradient is not None:
             moved = moved._replace(previous_dual_gradient=dual_gradient)
         if self.ahead is not None:
@@ -156,6 +181,10 @@ class AlsoState(NamedTuple):
         top = jnp.max(jnp.where(jnp.isneginf(self.log_prior), -jnp.inf, tilt))
         # A compiler may work out `tilt` for each of its uses, and round them differently: the top is 0 by definition.
         tilt = jnp.where(tilt == top, 0, tilt - top)
+        if (bound := self.hyperparams.bound) is not None:
+            tilt = tilt * _strength.largest_scale(self.log_prior, tilt, bound, self.num_groups, 1)
+        if (min_weight := self.hyperparams.min_weight) is not None:
+            tilt = _simplex.floored(self.log_prior, tilt, jnp.log(min_weight) - np.log(self.num_groups))
         return tilt, _simplex.log_partition(self.log_prior, tilt)
 
 
@@ -163,12 +192,16 @@ def reweight_by_also(
     num_groups: int,
     *,
     dual_learning_rate: optax.ScalarOrSchedule = 1e-3,
-    kl_penalty: optax.ScalarOrSchedule = 1e-2,
+    kl_penalty: optax.ScalarOrSchedule | None = None,
+    radius: optax.ScalarOrSchedule | None = None,
+    target_ess: optax.ScalarOrSchedule | None = None,
     optimism: ArrayLike = 1.0,
     prior: ArrayLike | None = None,
     group_frequencies: ArrayLike | Literal["pi"] | None = None,
     lookahead: bool = False,
     lazy: bool | None = None,
+    dual_adam: bool = False,
+    min_weight: ArrayLike = 0.0,
     max_loss: optax.ScalarOrSchedule = jnp.inf,
     average_decay: ArrayLike | None = 0.99,
     axis_name: AxisName = None,
@@ -188,16 +221,22 @@ def reweight_by_also(
     that pull, and until then the length of training is the strength. For a strength of your choice set ``kl_penalty``
     near the spread of the group losses, and ``dual_learning_rate`` so that ``1 / (dual_learning_rate * kl_penalty)``
     steps are a small part of training. In float32 a pull of ``dual_learning_rate * kl_penalty`` below 1e-7 is lost to
-    rounding.
+    rounding. Or give no penalty but a `radius`: the weights then go where the losses lead, as far as
+    KL(pi ‖ prior) = radius, which says the same of any losses, early and late in training.
 
     Special cases: ``optimism=0`` without `lookahead` is descent-ascent and keeps no previous gradient;
-    ``dual_learning_rate=0`` keeps the prior; ``kl_penalty=0`` is exponentiated gradient; a single group is plain
-    training.
+    ``dual_learning_rate=0`` keeps the prior; ``kl_penalty=0`` is exponentiated gradient, and so are a `radius` of
+    log(1/min(prior)) or more; ``radius=0`` keeps the prior; a single group is plain training.
 
     Args:
       num_groups: G, at least 1; a Python int.
       dual_learning_rate: eta, at least 0; a scalar or a schedule of the adversary's steps. In 1/loss.
-      kl_penalty: tau, at least 0, the pull to the prior; a scalar or a schedule. In units of the loss.
+      kl_penalty: tau, at least 0, the pull to the prior; a scalar or a schedule. In units of the loss. None is the
+        authors' 1e-2, or no pull at all with a `radius` or a `target_ess`.
+      radius: the largest KL(pi ‖ prior) in nats, at least 0, in place of the pull; a scalar or a schedule. A step then
+        takes some thirty passes over pi.
+      target_ess: the same by the smallest effective number of groups, G / sum(pi²/prior), which is 1/sum(pi²) under a
+        uniform prior; above 0, and G or more keeps the prior.
       optimism: alpha, at least 0: the adversary steps along (1+alpha) h_t - alpha h_{t-1}.
       prior: pi-hat and the weights to start from, ``[G]``, not negative; normalised here. None is uniform: with
         `group_frequencies`, training then starts balanced by group; ``prior=group_frequencies`` starts it as plain.
@@ -208,8 +247,13 @@ def reweight_by_also(
       lazy: True touches only the batch's entries of pi, in time that does not grow with G. Then
         :func:`also_optax.diagnostics` has no losses and no gap, and a `dual_learning_rate` that is changed from outside
         (``optax.inject_hyperparams``; not a schedule given here) reaches optimism one step late. False works through
-        all of pi in every step. None is True for more than 50,000 groups, but not with `lookahead` or ``"pi"``, which
-        need all of pi.
+        all of pi in every step. None is True for more than 50,000 groups, but not with `lookahead`, ``"pi"``, `radius`,
+        `target_ess`, `dual_adam` or `min_weight`, which need all of pi.
+      dual_adam: True puts Adam (b1 .9, b2 .999) between d and the mirror step, the paper's A-pi-LSO: then
+        `dual_learning_rate` is about the change of log pi in a step, whatever the scale of the losses. Not with
+        `lookahead`.
+      min_weight: in [0, 1): no weight of positive prior falls below ``min_weight/G``, the paper's truncated simplex
+        (option II), by an exact projection. The Python number 0 is none. Not with a bound.
       max_loss: losses above it are rejected; a scalar or a schedule.
       average_decay: decay of the moving average of h that :func:`also_optax.diagnostics` reports on, in [0, 1). None
         keeps none and saves a table of ``[G]``.
@@ -249,7 +293,18 @@ def reweight_by_also(
     if num_groups >= 2**31:
         raise ValueError(f"`num_groups` must be below 2**31, because ids are int32, got {num_groups}.")
     check_scalar("dual_learning_rate", dual_learning_rate, "at least 0 and finite", lambda v: 0 <= v < jnp.inf)
+    bounded = not (radius is None and target_ess is None)
+    if kl_penalty is None:
+        kl_penalty = 0.0 if bounded else 1e-2
+    elif bounded:
+        raise ValueError("give one of `kl_penalty`, `radius` and `target_ess`: a bound takes the place of the pull.")
+    if radius is not None and target_ess is not None:
+        raise ValueError("give one of `radius` and `target_ess`, got both.")
     check_scalar("kl_penalty", kl_penalty, "at least 0 and finite", lambda v: 0 <= v < jnp.inf)
+    if radius is not None:
+        check_scalar("radius", radius, "at least 0", lambda v: v >= 0)
+    if target_ess is not None:
+        check_scalar("target_ess", target_ess, "above 0 and finite", lambda v: 0 < v < jnp.inf)
     check_scalar("optimism", optimism, "at least 0 and finite", lambda v: 0 <= v < jnp.inf)
     if callable(optimism) or callable(average_decay):
         raise TypeError(
@@ -268,7 +323,15 @@ def reweight_by_also(
         log_frequencies = _simplex.log_simplex("group_frequencies", group_frequencies, num_groups, zeros=False)
     keeps_gradient = not (lookahead or is_static_zero(optimism))
 
-    by_scores, histogram = _mode(lazy, num_groups, lookahead, drawn_from_pi)
+    check_scalar("min_weight", min_weight, "in [0, 1)", lambda v: 0 <= v < 1)
+    is_floored = not is_static_zero(min_weight)
+    if is_floored and bounded:
+        raise ValueError("`min_weight` goes with neither `radius` nor `target_ess`: give one of them.")
+    if dual_adam and lookahead:
+        raise ValueError("`dual_adam=True` and `lookahead=True` are two forms of the adversary: give one of them.")
+    by_scores, histogram = _mode(
+        lazy, num_groups, lookahead or drawn_from_pi or bounded or bool(dual_adam) or is_floored
+    )
 
     def init_scores(hyperparams: AlsoHyperparams, step: jax.Array) -> AlsoScoresState:
         dtype = statistics_dtype()
@@ -300,26 +363,33 @@ def reweight_by_also(
             tilt=table(),
             log_normalizer=_simplex.LogNormalizer(scalar(), scalar()),
             previous_dual_gradient=table() if keeps_gradient else None,
+            moments=optax.scale_by_adam().init(table()) if dual_adam else None,
             ahead=(table(), _simplex.LogNormalizer(scalar(), scalar())) if lookahead else None,
             average_losses=None if average_decay is None else table(),
         )
 
     hyperparams = AlsoHyperparams(
-        dual_learning_rate, kl_penalty, optimism, max_loss, 0.0 if average_decay is None else average_decay
+        dual_learning_rate,
+        kl_penalty,
+        optimism,
+        max_loss,
+        0.0 if average_decay is None else average_decay,
+        radius,
+        target_ess,
+        min_weight if is_floored else None,
     )
     init = init_scores if by_scores else init_tables
     return rule_transformation("reweight_by_also", init, hyperparams, axis_name)
 
 
-def _mode(lazy: Any, num_groups: int, lookahead: bool, drawn_from_pi: bool) -> tuple[bool, bool]:
+def _mode(lazy: Any, num_groups: int, needs_tables: bool) -> tuple[bool, bool]:
     """Whether the weights are kept as scores, and whether their normaliser comes from a histogram."""
     if lazy is not None and not isinstance(lazy, bool):
         raise TypeError(f"`lazy` must be True, False or None, got {lazy!r}.")
-    needs_tables = lookahead or drawn_from_pi
     if lazy and needs_tables:
         raise ValueError(
-            '`lazy=True` goes with neither `lookahead=True` nor `group_frequencies="pi"`; pass `lazy=False` for the '
-            "form that takes time in proportion to `num_groups`."
+            '`lazy=True` goes with none of `lookahead`, `group_frequencies="pi"`, `radius`, `target_ess`, `dual_adam` '
+            "and `min_weight`; pass `lazy=False` for the form that takes time in proportion to `num_groups`."
         )
     by_scores = lazy is True or (num_groups > LARGEST_TABLES and not needs_tables)
     return by_scores, by_scores and lazy is not False

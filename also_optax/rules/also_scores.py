@@ -95,7 +95,7 @@ class AlsoScoresState(NamedTuple):
 
 @functools.partial(jax.jit, inline=True)  # where a user's step is not, its loops would be compiled in every step
 def _advanced(state: AlsoScoresState, statistics: Pairs, upcoming: Any) -> AlsoScoresState:
-    step_size, penalty, optimism, _, average_decay = state.hyperparams
+    step_size, penalty, optimism, _, average_decay, *_ = state.hyperparams
     ids, losses = statistics.ids, statistics.losses
     inverse = _groups.inverse_of(_groups.take(state.log_frequencies, ids), state.num_groups)
     dual_gradient = saturated(losses / jnp.maximum(statistics.count, 1) * inverse)
