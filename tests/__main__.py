@@ -1,7 +1,7 @@
 """Every check of this project, as one command: ``python -m tests`` (or only some: ``python -m tests lint types``).
 
-``python -m tests nightly`` runs what takes too long for every change: a million weights against float64, and meshes and
-processes in float64 throughout.
+``python -m tests nightly`` runs what takes too long for every change: a million weights against float64, variants of
+the rules compiled in every way and on every mesh, and meshes and processes in float64 throughout.
 """
 
 import argparse
@@ -25,7 +25,7 @@ CHECKS = {
 }
 NIGHTLY = {
     "slow": ([*PYTEST, "-m", "slow"], {}),
-    "x64-meshes": ([*PYTEST, "tests/test_meshes.py", "tests/test_processes.py"], X64),
+    "x64-meshes": ([*PYTEST, "-m", "slow or not slow", "tests/test_meshes.py", "tests/test_processes.py"], X64),
 }
 
 

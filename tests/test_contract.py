@@ -20,11 +20,16 @@ from tests import problems
 
 
 class Row(NamedTuple):
-    """A transformation under contract: `make(**hyperparams)`, with scalars that may be traced or scheduled."""
+    """A transformation under contract: `make(**hyperparams)`, with scalars that may be traced or scheduled.
+
+    A variant is another setting of a rule that has a row of its own: what takes long to compile is left to the nightly
+    profile.
+    """
 
     make: Callable[..., optax.GradientTransformationExtraArgs]
     hyperparams: dict[str, float]
     groups: bool = False
+    variant: bool = False
 
 
 def _also_rule(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
@@ -53,26 +58,33 @@ ALSO = {"dual_learning_rate": 0.3, "kl_penalty": 0.5}
 ABSGD = {"temperature": 3.0, "averaging_rate": 0.4}
 RULES = {
     "also": Row(_also_rule, ALSO, groups=True),
-    "also_without_optimism": Row(functools.partial(_also_rule, optimism=0), ALSO, groups=True),
-    "also_by_sums": Row(functools.partial(also_optax.reweight_by_also, problems.NUM_GROUPS), ALSO, groups=True),
+    "also_without_optimism": Row(functools.partial(_also_rule, optimism=0), ALSO, groups=True, variant=True),
+    "also_by_sums": Row(
+        functools.partial(also_optax.reweight_by_also, problems.NUM_GROUPS), ALSO, groups=True, variant=True
+    ),
     "also_drawn_by_pi": Row(  # gently: these batches are not drawn from pi, and 1/pi of a vanishing group explodes
         functools.partial(also_optax.reweight_by_also, problems.NUM_GROUPS, group_frequencies="pi"),
         {"dual_learning_rate": 0.01, "kl_penalty": 0.5},
         groups=True,
+        variant=True,
     ),
-    "also_without_average": Row(functools.partial(_also_rule, average_decay=None), ALSO, groups=True),
+    "also_without_average": Row(functools.partial(_also_rule, average_decay=None), ALSO, groups=True, variant=True),
     "also_lookahead": Row(functools.partial(_also_rule, lookahead=True), ALSO, groups=True),
     "also_lazy": Row(functools.partial(_also_rule, lazy=True), ALSO, groups=True),
-    "also_by_scores": Row(by_scores(_also_rule), ALSO, groups=True),
-    "also_in_a_ball": Row(_also_rule, {"dual_learning_rate": 0.3, "radius": 0.1}, groups=True),
-    "also_with_adam": Row(functools.partial(_also_rule, dual_adam=True), ALSO, groups=True),
-    "also_above_a_floor": Row(_also_rule, ALSO | {"min_weight": 0.4}, groups=True),
+    "also_by_scores": Row(by_scores(_also_rule), ALSO, groups=True, variant=True),
+    "also_in_a_ball": Row(_also_rule, {"dual_learning_rate": 0.3, "radius": 0.1}, groups=True, variant=True),
+    "also_with_adam": Row(functools.partial(_also_rule, dual_adam=True), ALSO, groups=True, variant=True),
+    "also_above_a_floor": Row(_also_rule, ALSO | {"min_weight": 0.4}, groups=True, variant=True),
     "absgd": Row(also_optax.reweight_by_absgd, ABSGD),
-    "absgd_in_a_ball": Row(also_optax.reweight_by_absgd, {"radius": 0.2, "averaging_rate": 0.4}),
-    "absgd_for_label_noise": Row(also_optax.reweight_by_absgd, {"temperature": -2.0, "averaging_rate": 0.4}),
+    "absgd_in_a_ball": Row(also_optax.reweight_by_absgd, {"radius": 0.2, "averaging_rate": 0.4}, variant=True),
+    "absgd_for_label_noise": Row(
+        also_optax.reweight_by_absgd, {"temperature": -2.0, "averaging_rate": 0.4}, variant=True
+    ),
     "rgd": Row(also_optax.reweight_by_rgd, {"clip": 2.0}),
     "rgd_chi2": Row(
-        functools.partial(also_optax.reweight_by_rgd, divergence=also_optax.divergences.chi2), {"clip": 2.0}
+        functools.partial(also_optax.reweight_by_rgd, divergence=also_optax.divergences.chi2),
+        {"clip": 2.0},
+        variant=True,
     ),
 }
 OPTIMIZERS = {
@@ -80,13 +92,20 @@ OPTIMIZERS = {
     "also_lookahead": Row(functools.partial(_also, lookahead=True), ALSO, groups=True),
     "also_lazy": Row(functools.partial(_also, lazy=True), ALSO, groups=True),
     "absgd": Row(functools.partial(also_optax.absgd, 0.01), ABSGD),
-    "abadam": Row(functools.partial(also_optax.abadam, 0.02), ABSGD),
+    "abadam": Row(functools.partial(also_optax.abadam, 0.02), ABSGD, variant=True),
     "rgd": Row(functools.partial(also_optax.rgd, 0.02), {"clip": 2.0}),
 }
 STACKED = problems.batches(steps=6)
 
-rules = pytest.mark.parametrize("row", RULES.values(), ids=RULES.keys())
-optimizers = pytest.mark.parametrize("row", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+
+def each(rows: dict[str, Row], *, compiled: bool = False) -> pytest.MarkDecorator:
+    """All rows; variants of a test that compiles much are for the nightly profile."""
+    marks = {name: [pytest.mark.slow] * (compiled and row.variant) for name, row in rows.items()}
+    return pytest.mark.parametrize("row", [pytest.param(rows[name], id=name, marks=marks[name]) for name in rows])
+
+
+rules, compiled_rules = each(RULES), each(RULES, compiled=True)
+optimizers, compiled_optimizers = each(OPTIMIZERS), each(OPTIMIZERS, compiled=True)
 
 
 def with_sgd(row: Row, **hyperparams: Any) -> optax.GradientTransformationExtraArgs:
@@ -346,7 +365,7 @@ def test_one_compilation_and_a_stable_state_under_donation(row):
     assert_same((params, opt_state), trained_optimizer(row), rtol=1e-5)
 
 
-@rules
+@compiled_rules
 def test_jit_equals_eager(row):
     tx = with_sgd(row)
     params = problems.init_params()
@@ -356,7 +375,7 @@ def test_jit_equals_eager(row):
     assert_same((params, opt_state), problems.train(tx, jax.tree.map(lambda leaf: leaf[:2], STACKED)), rtol=1e-5)
 
 
-@optimizers
+@compiled_optimizers
 def test_a_grid_of_hyperparameters_trains_under_one_vmap(row):
     grid = {name: jnp.array([value, 2 * value, 0.7 * value]) for name, value in row.hyperparams.items()}
     if "averaging_rate" in grid:
@@ -367,13 +386,13 @@ def test_a_grid_of_hyperparameters_trains_under_one_vmap(row):
         assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone, rtol=2e-5)
 
 
-@rules
+@compiled_rules
 def test_constant_schedules_are_numbers(row):
     scheduled = {name: optax.constant_schedule(value) for name, value in row.hyperparams.items()}
     assert_same(problems.train(with_sgd(row, **scheduled), STACKED), trained_rule(row))
 
 
-@rules
+@compiled_rules
 def test_read_and_write_side_see_the_same_value_of_a_schedule(row):
     """Switching by schedule at step 3 is training with one value for 3 steps and with the other from there."""
     # What optimism lends in a step of a lazy rule is at the next step's rate, which only a schedule knows beforehand.
@@ -398,7 +417,7 @@ def test_read_and_write_side_see_the_same_value_of_a_schedule(row):
 # --- Inside optax and flax ------------------------------------------------------------------------------------------
 
 
-@rules
+@compiled_rules
 def test_a_rule_may_stand_anywhere_in_a_chain(row):
     rule = row.make(**row.hyperparams)
     expected, _ = trained_rule(row)
@@ -463,7 +482,7 @@ def _injectable_also(
     )
 
 
-@optimizers
+@compiled_optimizers
 def test_wrappers_of_optax_keep_the_adversary(row):
     expected_params, expected_state = trained_optimizer(row)
     expected = find_rule_state(expected_state)
@@ -481,7 +500,7 @@ def test_wrappers_of_optax_keep_the_adversary(row):
         assert_same(also_optax.eval_params(opt_state, params), expected_point, rtol=1e-5)
 
 
-@optimizers
+@compiled_optimizers
 def test_schedule_free_trains(row):
     tx = optax.contrib.schedule_free(row.make(**row.hyperparams), 0.02)
     params, opt_state = problems.train(tx, STACKED)
@@ -489,7 +508,7 @@ def test_schedule_free_trains(row):
     assert_finite((params, optax.contrib.schedule_free_eval_params(opt_state, params)))
 
 
-@optimizers
+@compiled_optimizers
 def test_nnx_optimizer_trains(row):
     class Model(nnx.Module):
         def __init__(self):

@@ -43,22 +43,38 @@ def _accumulated(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
 
 TABLES = {
     "rule": Row(_rule_of_eight(), ALSO, groups=True),
-    "rule_by_sums": Row(_rule_of_eight(prior=None, group_frequencies=None), ALSO, groups=True),
+    "rule_by_sums": Row(_rule_of_eight(prior=None, group_frequencies=None), ALSO, groups=True, variant=True),
     "rule_drawn_by_pi": Row(
-        _rule_of_eight(group_frequencies="pi"), {"dual_learning_rate": 0.01, "kl_penalty": 0.5}, groups=True
+        _rule_of_eight(group_frequencies="pi"),
+        {"dual_learning_rate": 0.01, "kl_penalty": 0.5},
+        groups=True,
+        variant=True,
     ),
     "rule_lazy": Row(_rule_of_eight(lazy=True), ALSO, groups=True),
-    "rule_by_scores": Row(by_scores(_rule_of_eight()), ALSO, groups=True),
+    "rule_by_scores": Row(by_scores(_rule_of_eight()), ALSO, groups=True, variant=True),
     "optimizer": Row(_optimizer_of_eight(), ALSO, groups=True),
     "optimizer_lookahead": Row(_optimizer_of_eight(lookahead=True), ALSO, groups=True),
     "multi_steps": Row(_accumulated, ALSO, groups=True),
 }
 KINDS = {"rules": RULES, "optimizers": OPTIMIZERS, "tables": TABLES}
 
+
+def nightly(left_out: bool) -> list[pytest.MarkDecorator]:
+    """The mark of what is left out of the gate."""
+    return [pytest.mark.slow] * left_out
+
+
 axis_types = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 every_row = pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind in ("rules", "optimizers") for name in KINDS[kind]]
+    ("kind", "name"),
+    [
+        pytest.param(kind, name, marks=nightly(row.variant or (kind == "optimizers" and name in RULES)))
+        for kind in ("rules", "optimizers")
+        for name, row in KINDS[kind].items()
+    ],
 )
+"""Variants, and optimizers whose rule is a row, in the nightly profile alone."""
+
 some_rows = pytest.mark.parametrize(
     ("kind", "name"),
     [("rules", "also_lookahead"), ("rules", "absgd"), ("optimizers", "also")],
@@ -214,7 +230,7 @@ def test_a_mesh_of_two_axes_gives_the_answer_of_one_device(kind, name, axis_type
     assert_the_answer_of_one(result, kind, name)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=nightly(row.variant)) for name, row in TABLES.items()])
 @axis_types
 def test_tables_split_like_the_batch_give_the_answer_of_one_device(name, axis_type):
     result = trained(optimizer("tables", name), batches_for("tables"), mesh_of(axis_type, data=8), groups_axis="data")
@@ -237,8 +253,6 @@ def test_tables_split_over_any_axes_give_the_answer_of_one_device(axis_type, bat
     [
         ("rules", "also", None),
         ("rules", "absgd", None),
-        ("rules", "also_lazy", None),
-        ("tables", "rule", "data"),
         ("tables", "rule_lazy", "data"),
     ],
 )

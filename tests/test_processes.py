@@ -106,7 +106,7 @@ def assert_the_answer_of_one(out: Path, kind: str, name: str) -> None:
     assert test_meshes.worst_difference(leaves, expected) <= test_meshes.tolerance(kind)
 
 
-@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_two_processes_give_the_answer_of_one(devices, tmp_path):
     runs = [
         {"kind": kind, "name": name, "groups_axis": groups_axis, "out": str(tmp_path / f"{case}.npz")}
