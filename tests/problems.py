@@ -59,14 +59,16 @@ def outside(tree: Any) -> Any:
     """`tree` with a rule's scores as the weights that they stand for; their bins magnify what rounding does to them."""
 
     def is_rule(node: Any) -> bool:
-        return isinstance(node, also_optax.AlsoScoresState)
+        return isinstance(node, (also_optax.AlsoScoresState, also_optax.ExponentiatedGradientState))
 
     def of(node: Any) -> Any:
         if not is_rule(node):
             return node
-        average = None if node.average_losses is None else node.average_losses.value()
-        log_ratios = jnp.asarray(node.log_prior) + node.scores.log_ratios(node.step)
-        return {"rule": node._replace(scores=None, average_losses=average), "log_weights": log_ratios}
+        log_weights = jnp.asarray(node.log_prior) + node.scores.log_ratios(node.step)
+        rule = node._replace(scores=None)
+        if getattr(node, "average_losses", None) is not None:
+            rule = rule._replace(average_losses=node.average_losses.value())
+        return {"rule": rule, "log_weights": log_weights}
 
     return jax.tree.map(of, tree, is_leaf=is_rule)
 

@@ -13,13 +13,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import also_optax
 from tests import problems
-from tests.test_contract import ALSO, OPTIMIZERS, RULES, Row, by_scores, with_sgd
+from tests.test_contract import ALSO, OPTIMIZERS, RULES, WITHOUT_MESHES, Row, by_scores, with_sgd
 
 STEPS, SIZE = 200, 16
 NUM_TABLE_ENTRIES = 8  # every mesh divides it
 WHOLE = PartitionSpec()
 
-BY_PAIRS = ("also_lazy", "also_by_scores")
+BY_PAIRS = ("also_lazy", "also_by_scores", "exponentiated_gradient", "exponentiated_gradient_lazy")
 """Rules of very many weights, which hear of the pairs of ids and losses, not of sums by group."""
 
 OF_EIGHT = {
@@ -55,9 +55,11 @@ TABLES = {
 }
 KINDS = {"rules": RULES, "optimizers": OPTIMIZERS, "tables": TABLES}
 
+pytestmark = pytest.mark.usefixtures("references_of_zero")
 axis_types = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 every_row = pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind in ("rules", "optimizers") for name in KINDS[kind]]
+    ("kind", "name"),
+    [(kind, name) for kind in ("rules", "optimizers") for name in KINDS[kind] if name not in WITHOUT_MESHES],
 )
 some_rows = pytest.mark.parametrize(
     ("kind", "name"),
