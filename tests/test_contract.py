@@ -453,10 +453,11 @@ def test_unknown_extra_args_are_ignored(row):
 @optimizers
 def test_inject_hyperparams_changes_nothing(row):
     name = next(name for name, other in OPTIMIZERS.items() if other is row)
+    also = {"num_groups": problems.NUM_GROUPS, "lookahead": False, "lazy": None}
     public = {
-        "also": (_injectable_also, {"lookahead": False}),
-        "also_lookahead": (_injectable_also, {"lookahead": True}),
-        "also_lazy": (_injectable_also, {"lazy": True}),
+        "also": (_injectable_also, also | {"lookahead": False}),
+        "also_lookahead": (_injectable_also, also | {"lookahead": True}),
+        "also_lazy": (_injectable_also, also | {"lazy": True}),
         "absgd": (also_optax.absgd, {"learning_rate": 0.01}),
         "abadam": (also_optax.abadam, {"learning_rate": 0.02}),
         "rgd": (also_optax.rgd, {"learning_rate": 0.02}),
@@ -467,7 +468,7 @@ def test_inject_hyperparams_changes_nothing(row):
         "tilted_optimizer": (also_optax.tilted, {"learning_rate": 0.02}),
     }
     factory, fixed = public[name]
-    static = {"also": ("num_groups", "lookahead", "lazy"), "grou": ("num_groups",)}.get(name[:4], ())
+    static = [argument for argument in ("num_groups", "lookahead", "lazy") if argument in fixed]
     tx = optax.inject_hyperparams(factory, static_args=static)(**fixed, **row.hyperparams)
     params, opt_state = problems.train(tx, STACKED)
     expected, expected_state = trained_optimizer(row)
@@ -480,10 +481,10 @@ def test_inject_hyperparams_changes_nothing(row):
 def _injectable_also(
     dual_learning_rate,
     kl_penalty,
-    lookahead=False,
-    lazy=None,
+    num_groups,
+    lookahead,
+    lazy,
     learning_rate=0.02,
-    num_groups=problems.NUM_GROUPS,
     optimism=1.0,
 ):
     return also_optax.also(

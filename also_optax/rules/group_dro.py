@@ -86,8 +86,12 @@ class GroupDroState(NamedTuple):
     def advance(self, statistics: Sums) -> "GroupDroState":
         """The step of the module docstring."""
         losses, present = _group_means.means_of(statistics)
-        moved = self._remembering(losses, present)
-        excess = saturated(self._adjusted(losses) - moved._value())
+        adjusted, moved = self._adjusted(losses), self._remembering(losses, present)
+        # What is the same for all cancels: in place of m the heaviest group's own loss, so that its tilt stays put.
+        whole = jnp.all(present | jnp.isneginf(self.log_prior))
+        log_weights = self._log_weights()
+        heaviest = jnp.max(jnp.where(log_weights == jnp.max(log_weights), adjusted, -jnp.inf))
+        excess = saturated(adjusted - jnp.where(whole, heaviest, moved._value()))
         ascent = jnp.where(present, saturated(self.hyperparams.step_size * excess), 0)
         tilt = saturated(self.tilt + ascent)
         return moved._replace(tilt=tilt, log_normalizer=_simplex.log_partition(self.log_prior, tilt))

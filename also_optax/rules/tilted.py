@@ -26,6 +26,7 @@ where the second, over all groups :math:`j` that have been seen, does not depend
 needs no power of :math:`e^{t L}` itself, and at :math:`t = 0` is the moving average of :math:`L_g`.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -234,11 +235,14 @@ def reweight_by_tilted(
 
 
 def _inverse(t: Any) -> Any:
-    """1/t, infinite of 0; of a schedule a schedule."""
+    """1/t, infinite of 0 and of what the statistics cannot tell from it; of a schedule a schedule."""
     if callable(t):
         return lambda step: _inverse(t(step))
+    smallest = float(jnp.finfo(statistics_dtype()).tiny)
     if isinstance(t, jax.Array):
-        t = t.astype(statistics_dtype())
-        return jnp.where(t == 0, jnp.inf, 1 / jnp.where(t == 0, 1, t))
-    t = float(np.asarray(t))
-    return 1 / t if t else np.inf
+        magnitude = jnp.abs(t).astype(statistics_dtype())
+        zero = magnitude < smallest
+        inverse = jnp.maximum(1 / jnp.where(zero, 1, magnitude), smallest)
+        return jnp.where(zero, jnp.inf, jnp.where(t < 0, -inverse, inverse))
+    magnitude = abs(float(np.asarray(t)))
+    return math.copysign(math.inf if magnitude < smallest else max(1 / magnitude, smallest), float(np.asarray(t)))
