@@ -126,8 +126,8 @@ def played(tx: Any, losses: Any, groups: Any = None, where: Any = None, referenc
         loss, rw = also_optax.reweight(state, losses, groups, where=where, reference_losses=reference_losses)
         return tx.update(None, state, **rw.extra_args)[1], (loss, rw.weights)
 
-    batches = (losses, groups, where, reference_losses)
-    return jax.lax.scan(step, tx.init(None), jax.tree.map(jnp.asarray, batches))
+    batches = jax.tree.map(jnp.asarray, (losses, groups, where, reference_losses))
+    return jax.jit(lambda batches: jax.lax.scan(step, tx.init(None), batches))(batches)
 
 
 class Plays(NamedTuple):

@@ -244,5 +244,5 @@ def _inverse(t: Any) -> Any:
         zero = magnitude < smallest
         inverse = jnp.maximum(1 / jnp.where(zero, 1, magnitude), smallest)
         return jnp.where(zero, jnp.inf, jnp.where(t < 0, -inverse, inverse))
-    magnitude = abs(float(np.asarray(t)))
-    return math.copysign(math.inf if magnitude < smallest else max(1 / magnitude, smallest), float(np.asarray(t)))
+    number = float(np.asarray(t))
+    return math.copysign(math.inf if abs(number) < smallest else max(1 / abs(number), smallest), number)
