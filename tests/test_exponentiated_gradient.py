@@ -189,6 +189,18 @@ def test_diagnostics_tell_how_many_examples_hold_the_weight():
     assert_close(found["kl"], np.log(2))
 
 
+@lazy_or_not
+def test_micro_batches_are_one_batch(lazy):
+    tx = rule(lazy=lazy)
+    losses, ids = jnp.array([0.1, 2.0, 3.0, 0.7]), jnp.array([0, 3, 3, 2])
+    _, expected = tx.update(None, tx.init(None), losses=losses, groups=ids)
+    accumulating = also_optax.multi_steps(tx, 2, batch_size=2)
+    state = accumulating.init(jnp.zeros(1))
+    for part in (slice(2), slice(2, 4)):
+        _, state = accumulating.update(jnp.zeros(1), state, losses=losses[part], groups=ids[part])
+    assert_close(also_optax.group_weights(state), also_optax.group_weights(expected))
+
+
 # --- The lazy form ----------------------------------------------------------------------------------------------------
 
 

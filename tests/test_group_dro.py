@@ -1,4 +1,4 @@
-"""Group DRO against its algorithm in NumPy, and what it does where a batch has not every group."""
+"""Group DRO against its equations in NumPy, and what it does where a batch has not every group."""
 
 import functools
 

@@ -1,6 +1,6 @@
 r"""Exponentiated gradient reweighting: a weight for every example, which each of its losses makes smaller.
 
-The game with a friendly adversary (arXiv 2104.01493, eq. 4 and Algorithm 1), for data of which some labels are wrong:
+The game with a friendly adversary (arXiv 2104.01493), for data of which some labels are wrong:
 
 .. math:: \min_\theta \min_{\pi \in \Delta} \sum_i \pi_i \ell_i(\theta),
 
@@ -13,8 +13,7 @@ An example that is learnt late, or never, has the largest sum of losses, and los
 
 :math:`\eta` is ``step_size``, :math:`n` is ``num_examples``; ``groups`` of a batch are the indices of its examples.
 The weights are kept as scores (``_scores``), of which a step touches the batch's; nothing pulls them to the prior, so
-their scale stays 1. The weights of a batch are those before its own step. Where the published experiments cut the
-losses off, ``max_loss`` leaves out the examples that are above it.
+their scale stays 1. The weights of a batch are those before its own step.
 """
 
 import functools
@@ -170,7 +169,7 @@ def reweight_by_exponentiated_gradient(
 
     References:
       *Exponentiated Gradient Reweighting for Robust Training Under Label Noise and Beyond*,
-      `arXiv 2104.01493 <https://arxiv.org/abs/2104.01493>`_, Algorithm 1.
+      `arXiv 2104.01493 <https://arxiv.org/abs/2104.01493>`_.
     """
     check_count("num_examples", num_examples)
     if num_examples >= 2**31:

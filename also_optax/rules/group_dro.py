@@ -1,6 +1,6 @@
 r"""Group DRO: exponentiated gradient on the weights of groups, by their mean losses in each batch.
 
-The game of Group DRO (arXiv 1911.08731, eqs. 4 and 5), with :math:`L_g(\theta)` the mean loss of group :math:`g`, of
+The game of Group DRO (arXiv 1911.08731), with :math:`L_g(\theta)` the mean loss of group :math:`g`, of
 which the data has :math:`n_g` examples,
 
 .. math:: \min_\theta \max_{q \in \Delta} \sum_g q_g \left(L_g(\theta) + C/\sqrt{n_g}\right),

@@ -1,13 +1,13 @@
 r"""Tilted losses (TERM): weights exp(t·loss) of single examples or of groups, for any sign of t.
 
-The tilted objective (arXiv 2007.01162, eq. 1) of losses :math:`\ell_1, \dots, \ell_B`, here a batch,
+The tilted objective (arXiv 2007.01162) of losses :math:`\ell_1, \dots, \ell_B`, here a batch,
 
 .. math:: \tilde R_t = \frac{1}{t} \log \frac{1}{B} \sum_b e^{t \ell_b},
           \qquad \nabla \tilde R_t = \frac{1}{B} \sum_b w_b \nabla \ell_b,
           \qquad w_b = \frac{e^{t \ell_b}}{\frac1B \sum_{b'} e^{t \ell_{b'}}},
 
 is a smooth maximum for :math:`t > 0`, the mean for :math:`t = 0` and a smooth minimum for :math:`t < 0`. Of single
-examples it is ABSGD at :math:`\lambda = 1/t`, and made by it. Of groups (their eq. 4, with no tilt inside a group),
+examples it is ABSGD at :math:`\lambda = 1/t`, and made by it. Of groups (the paper's, with no tilt inside a group),
 with :math:`L_g` the mean over the examples of group :math:`g` in a batch and :math:`\gamma` the averaging rate,
 
 .. math::
@@ -205,8 +205,7 @@ def reweight_by_tilted(
       [0.72 0.72 0.72 1.85]
 
     References:
-      *Tilted Empirical Risk Minimization*, `arXiv 2007.01162 <https://arxiv.org/abs/2007.01162>`_, eqs. (1) and (4),
-      Algorithm 2.
+      *Tilted Empirical Risk Minimization*, `arXiv 2007.01162 <https://arxiv.org/abs/2007.01162>`_.
     """
     check_scalar("t", t, "finite", lambda v: -jnp.inf < v < jnp.inf)
     check_scalar("averaging_rate", averaging_rate, "in (0, 1]", lambda v: 0 < v <= 1)

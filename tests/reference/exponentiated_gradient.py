@@ -1,4 +1,4 @@
-"""Exponentiated gradient reweighting, arXiv 2104.01493, Algorithm 1: all weights, normalised after each batch."""
+"""Exponentiated gradient reweighting, arXiv 2104.01493: all weights, normalised after each batch."""
 
 import numpy as np
 

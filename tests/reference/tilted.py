@@ -1,4 +1,4 @@
-"""Tilted losses, arXiv 2007.01162: the weights of eq. (1), and of groups by the averages of Algorithm 2."""
+"""Tilted losses, arXiv 2007.01162: of examples, and of groups by moving averages."""
 
 import numpy as np
 
