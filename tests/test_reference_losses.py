@@ -132,7 +132,7 @@ def test_no_gradient_flows_through_the_reference():
             r"`reference_losses` must have the shape of `losses`, here \(5,\), got shape \(4,\)",
         ),
         (jnp.array(1.0), ValueError, "`reference_losses` must have the shape of `losses`"),
-        (GROUPS, TypeError, "`reference_losses` must be floating point, got dtype int32"),
+        (GROUPS, TypeError, "`reference_losses` must be floating point, got dtype int"),
     ],
 )
 def test_a_wrong_reference_is_an_error_on_both_sides(reference, error, message):

@@ -161,11 +161,11 @@ def reweight_by_exponentiated_gradient(
       >>> losses, indices = jnp.array([0.2, 3.0]), jnp.array([0, 3])
       >>> for _ in range(3):
       ...     _, rw = also_optax.reweight(opt_state, losses, indices)
-      ...     print(rw.weights.round(3))
+      ...     print(*(f"{w:.3f}" for w in rw.weights))
       ...     _, opt_state = tx.update(None, opt_state, **rw.extra_args)
-      [1. 1.]
-      [1.157 0.285]
-      [1.142 0.069]
+      1.000 1.000
+      1.157 0.285
+      1.142 0.069
 
     References:
       *Exponentiated Gradient Reweighting for Robust Training Under Label Noise and Beyond*,

@@ -197,8 +197,8 @@ def reweight_by_group_dro(
       >>> losses, groups = jnp.array([2.0, 0.5, 0.5, 1.0]), jnp.array([0, 1, 1, 1])
       >>> loss, rw = also_optax.reweight(opt_state, losses, groups)
       >>> _, opt_state = tx.update(None, opt_state, **rw.extra_args)
-      >>> print(also_optax.group_weights(opt_state).round(3), f"{loss:.3f}")
-      [0.791 0.209] 1.722
+      >>> print(*(f"{w:.3f}" for w in also_optax.group_weights(opt_state)), f"{loss:.3f}")
+      0.791 0.209 1.722
 
       The loss is 0.791 of the first group's mean, 2, and 0.209 of the other's, 2/3.
 

@@ -196,13 +196,13 @@ def reweight_by_tilted(
       >>> losses, groups = jnp.array([0.0, 0.2, 1.0, 1.4]), jnp.array([0, 0, 0, 1])
       >>> for t in (0.0, 1.0, -1.0):
       ...     opt_state = also_optax.reweight_by_tilted(t).init(None)
-      ...     print(also_optax.example_weights(opt_state, losses).round(2))
-      [1. 1. 1. 1.]
-      [0.44 0.54 1.21 1.8 ]
-      [1.64 1.35 0.6  0.41]
+      ...     print(*(f"{w:.2f}" for w in also_optax.example_weights(opt_state, losses)))
+      1.00 1.00 1.00 1.00
+      0.44 0.54 1.21 1.80
+      1.64 1.35 0.60 0.41
       >>> opt_state = also_optax.reweight_by_tilted(1.0, num_groups=2).init(None)
-      >>> print(also_optax.example_weights(opt_state, losses, groups).round(2))
-      [0.72 0.72 0.72 1.85]
+      >>> print(*(f"{w:.2f}" for w in also_optax.example_weights(opt_state, losses, groups)))
+      0.70 0.70 0.70 1.90
 
     References:
       *Tilted Empirical Risk Minimization*, `arXiv 2007.01162 <https://arxiv.org/abs/2007.01162>`_.
