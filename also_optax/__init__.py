@@ -2,12 +2,13 @@
 
 A *rule* (``reweight_by_*``) carries an adversary in the optimizer's state and leaves the gradients alone;
 :func:`reweight` reads each example's weight from that state, inside the loss. Ready-made optimizers chain a rule with
-the primal step of its paper: :func:`also`, :func:`absgd`, :func:`abadam`, :func:`rgd`.
+the primal step of its paper: :func:`also`, :func:`absgd`, :func:`abadam`, :func:`rgd`, :func:`group_dro`,
+:func:`tilted`.
 """
 
 from also_optax import divergences
 from also_optax._accumulation import MultiStepsState, multi_steps
-from also_optax._alias import abadam, absgd, also, rgd
+from also_optax._alias import abadam, absgd, also, group_dro, rgd, tilted
 from also_optax._base import Reweighted
 from also_optax._diagnostics import diagnostics
 from also_optax._optimism import PastExtragradientState, eval_params, optimistic_gradient, past_extragradient
@@ -17,7 +18,11 @@ from also_optax.rules.absgd import AbsgdState, reweight_by_absgd
 from also_optax.rules.also import AlsoState, reweight_by_also
 from also_optax.rules.also_scores import AlsoScoresState
 from also_optax.rules.cvar import CvarState, reweight_by_cvar
+from also_optax.rules.doremi import DoremiState, reweight_by_doremi
+from also_optax.rules.exponentiated_gradient import ExponentiatedGradientState, reweight_by_exponentiated_gradient
+from also_optax.rules.group_dro import GroupDroState, reweight_by_group_dro
 from also_optax.rules.rgd import RgdState, reweight_by_rgd
+from also_optax.rules.tilted import TiltedState, reweight_by_tilted
 
 __version__ = "0.1.0"
 
@@ -26,10 +31,14 @@ __all__ = [
     "AlsoScoresState",
     "AlsoState",
     "CvarState",
+    "DoremiState",
+    "ExponentiatedGradientState",
+    "GroupDroState",
     "MultiStepsState",
     "PastExtragradientState",
     "Reweighted",
     "RgdState",
+    "TiltedState",
     "abadam",
     "absgd",
     "also",
@@ -37,6 +46,7 @@ __all__ = [
     "divergences",
     "eval_params",
     "example_weights",
+    "group_dro",
     "group_weights",
     "merge",
     "multi_steps",
@@ -47,8 +57,13 @@ __all__ = [
     "reweight_by_absgd",
     "reweight_by_also",
     "reweight_by_cvar",
+    "reweight_by_doremi",
+    "reweight_by_exponentiated_gradient",
+    "reweight_by_group_dro",
     "reweight_by_rgd",
+    "reweight_by_tilted",
     "rgd",
     "state_shardings",
+    "tilted",
     "value_and_grad",
 ]

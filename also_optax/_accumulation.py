@@ -48,7 +48,7 @@ def multi_steps(
       tx: an optimizer with one rule inside.
       every_k: micro-batches per optimizer step, at least 1.
       batch_size: entries of `groups` in each micro-batch, over all shards: for rules that touch no more of pi than the
-        batch's part (``also`` with ``lazy=True`` or more than 50,000 groups), and for no others.
+        batch's part (exponentiated gradient; ``also`` with ``lazy=True`` or more than 50,000 groups), for no others.
       axis_name: the mapped axes that split each micro-batch, inside ``shard_map``; that of the rule has no part here.
 
     Returns:

@@ -13,7 +13,9 @@ from also_optax._optimism import optimistic_gradient, past_extragradient
 from also_optax.divergences import Divergence
 from also_optax.rules.absgd import reweight_by_absgd
 from also_optax.rules.also import reweight_by_also
+from also_optax.rules.group_dro import reweight_by_group_dro
 from also_optax.rules.rgd import reweight_by_rgd
+from also_optax.rules.tilted import reweight_by_tilted
 
 
 def also(
@@ -306,6 +308,148 @@ def rgd(
     """
     return optax.chain(
         reweight_by_rgd(clip, divergence, max_loss=max_loss, axis_name=axis_name),
+        optax.scale_by_adam() if optimizer is None else optimizer,
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def group_dro(
+    learning_rate: optax.ScalarOrSchedule,
+    num_groups: int,
+    *,
+    step_size: optax.ScalarOrSchedule = 0.01,
+    group_counts: ArrayLike | None = None,
+    adjustment: optax.ScalarOrSchedule = 0.0,
+    prior: ArrayLike | None = None,
+    momentum: ArrayLike | None = 0.9,
+    weight_decay: ArrayLike = 1e-4,
+    optimizer: optax.GradientTransformation | None = None,
+    average_decay: ArrayLike = 0.9,
+    max_loss: optax.ScalarOrSchedule = jnp.inf,
+    axis_name: AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Group DRO: SGD with momentum on the losses of groups, weighed towards the worst of them.
+
+    **Its weight decay matters.** A large network fits every group of the training data, and then no group is the worst
+    one that the adversary could point to: in the paper Group DRO is better than plain training on the worst group only
+    with strong regularisation, a `weight_decay` of 0.1 (CelebA) or 1 (Waterbirds) at a learning rate of 1e-5, or
+    stopped early. The default is what the paper calls standard.
+
+    Special cases: ``step_size=0`` is ``optax.sgd`` on the mean over the groups of their mean losses; a single group is
+    plain training.
+
+    Args:
+      learning_rate: of the model; a scalar or a schedule of optimizer steps.
+      num_groups: G, a Python int.
+      step_size: eta of the adversary, in 1/loss; a scalar or a schedule.
+      group_counts: n, how many examples of each group the data has, ``[G]``; needed with an `adjustment`.
+      adjustment: C, at least 0: C/sqrt(n_g) is added to a group's loss; a scalar or a schedule.
+      prior: the weights of the groups to start from, ``[G]``; None is uniform.
+      momentum: of SGD, in [0, 1); None or 0 is none.
+      weight_decay: outside the example weights, added to the gradient before the momentum, as in the authors' code.
+      optimizer: any transformation *before* the learning rate, such as ``optax.scale_by_adam()``, in place of the
+        momentum, which is then ignored. A complete optimizer, such as ``optax.adam(1e-3)``, would go uphill.
+      average_decay: of the moving average by which groups are compared where a batch has not all of them.
+      max_loss: losses above it are rejected; a scalar or a schedule.
+      axis_name: the mapped axes that split the batch, inside ``shard_map``.
+
+    Returns:
+      An optimizer whose update needs ``losses`` and ``groups``, as ``**rw.extra_args``.
+
+    Raises:
+      TypeError: if `num_groups` is not a Python int.
+      ValueError: if an argument is out of range or of the wrong shape, or `adjustment` is given without `group_counts`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, also_optax
+      >>> x, groups = jnp.array([0.0, 0.1, 0.2, 1.0]), jnp.array([0, 0, 0, 1])
+      >>> tx = also_optax.group_dro(0.01, 2, step_size=0.1, weight_decay=0.0)
+      >>> loss_and_grad = also_optax.value_and_grad(lambda mean, x: (mean - x) ** 2)
+      >>> @jax.jit
+      ... def step(mean, opt_state):
+      ...     (loss, rw), grads = loss_and_grad(mean, opt_state, x, groups=groups)
+      ...     updates, opt_state = tx.update(grads, opt_state, mean, **rw.extra_args)
+      ...     return optax.apply_updates(mean, updates), opt_state
+      >>> mean, opt_state = jnp.array(0.0), tx.init(jnp.array(0.0))
+      >>> for _ in range(300):
+      ...     mean, opt_state = step(mean, opt_state)
+      >>> print(f"plain mean {x.mean():.1f}, mean that serves both groups alike {mean:.1f}")
+      plain mean 0.3, mean that serves both groups alike 0.5
+
+    References:
+      *Distributionally Robust Neural Networks for Group Shifts*, `arXiv 1911.08731 <https://arxiv.org/abs/1911.08731>`_,
+      Algorithm 1.
+    """
+    rule = reweight_by_group_dro(
+        num_groups,
+        step_size,
+        group_counts=group_counts,
+        adjustment=adjustment,
+        prior=prior,
+        average_decay=average_decay,
+        max_loss=max_loss,
+        axis_name=axis_name,
+    )
+    if optimizer is None:
+        plain = momentum is None or is_static_zero(momentum)
+        optimizer = optax.identity() if plain else optax.trace(decay=momentum)
+    return optax.chain(
+        rule, optax.add_decayed_weights(weight_decay), optimizer, optax.scale_by_learning_rate(learning_rate)
+    )
+
+
+def tilted(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    t: optax.ScalarOrSchedule,
+    num_groups: int | None = None,
+    averaging_rate: optax.ScalarOrSchedule = 1.0,
+    group_frequencies: ArrayLike | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    max_loss: optax.ScalarOrSchedule = jnp.inf,
+    axis_name: AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Tilted losses (TERM): Adam on weights exp(t·loss) of examples, or of groups by their mean losses.
+
+    Special case: ``t=0`` is ``optax.adam``.
+
+    Args:
+      learning_rate: a scalar or a schedule.
+      t: the tilt, in 1/loss: above 0 for the worst, below 0 against outliers; a scalar or a schedule.
+      num_groups: G, to tilt groups; None tilts single examples.
+      averaging_rate: gamma in (0, 1], the weight of the new batch (1 minus optax's decay); a scalar or a schedule.
+      group_frequencies: q, to weigh groups relative to all that were seen, ``[G]``; None: to those of the batch.
+      optimizer: any transformation *before* the learning rate, such as ``optax.scale_by_lion()``, in Adam's place,
+        whose settings are then ignored. A complete optimizer, such as ``optax.lion(1e-3)``, would go uphill.
+      max_loss: losses above it are rejected; a scalar or a schedule.
+      axis_name: the mapped axes that split the batch, inside ``shard_map``.
+
+    Returns:
+      An optimizer whose update needs ``losses`` (and ``groups``), as ``**rw.extra_args``.
+
+    Raises:
+      TypeError: if `num_groups` is not a Python int.
+      ValueError: if an argument is out of range or of the wrong shape, or `group_frequencies` has no `num_groups`.
+
+    Examples:
+      >>> import jax.numpy as jnp, also_optax
+      >>> opt_state = also_optax.tilted(1e-3, t=-2.0).init(jnp.zeros(3))
+      >>> print(*(f"{w:.2f}" for w in also_optax.example_weights(opt_state, jnp.array([0.1, 0.2, 3.0]))))
+      1.65 1.35 0.00
+
+    References:
+      *Tilted Empirical Risk Minimization*, `arXiv 2007.01162 <https://arxiv.org/abs/2007.01162>`_.
+    """
+    rule = reweight_by_tilted(
+        t,
+        num_groups=num_groups,
+        averaging_rate=averaging_rate,
+        group_frequencies=group_frequencies,
+        max_loss=max_loss,
+        axis_name=axis_name,
+    )
+    return optax.chain(
+        rule,
         optax.scale_by_adam() if optimizer is None else optimizer,
         optax.scale_by_learning_rate(learning_rate),
     )

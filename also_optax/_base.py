@@ -138,11 +138,13 @@ class Sums(NamedTuple):
       count: how many examples counted, scalar.
       rejected: how many could not be used, scalar.
       losses: sums of their losses by group, ``[G]``, or None for a rule that does not look at them.
+      sizes: how many of them are of each group, ``[G]``, or None for a rule that needs no means.
     """
 
     count: jax.Array  # type: ignore[assignment]  # tuple.count, which nobody needs here
     rejected: jax.Array
     losses: jax.Array | None = None
+    sizes: jax.Array | None = None
 
     def merge(self, other: "Sums") -> "Sums":
         """Sums of both."""

@@ -16,14 +16,18 @@ def diagnostics(opt_state: Any) -> dict[str, jax.Array]:
     ``rejected``          examples that could not be used so far: loss not finite or too large, id out of range
     ``kl``                KL(pi ‖ prior), 0 at the prior
     ``effective_groups``  1 / sum(pi²): between 1 and G
-    ``group_losses``      moving average of the adversary's gradient h, ``[G]``
+    ``group_losses``      moving average of the adversary's gradient h, ``[G]``; of a group's mean loss where rules
+                          compare means (group DRO: without its adjustment); DoReMi: the last excess
+    ``average_weights``   mean of the weights after each step, ``[G]``, which is the result of DoReMi
     ``robust_value``      what the adversary maximises, at its weights: <pi, L> - tau·KL (ABSGD: lambda·log mean exp)
     ``erm_value``         <q, L>, the plain loss; not where groups are drawn from pi
     ``gap``               how far the adversary is from the worst case of those losses; 0 is a perfect answer
     ====================  ====================================================================================
 
-    ABSGD has the first and ``robust_value``, RGD the first; ALSO has all, the last four where it keeps the average
-    (``average_decay`` not None).
+    ABSGD has the first and ``robust_value``, RGD the first; ALSO has all but ``average_weights``, the losses and values
+    where it keeps the average (``average_decay`` not None). Group DRO has what ALSO has, of the groups seen so far, and
+    ``erm_value`` where it knows ``group_counts``; DoReMi has the first five, exponentiated gradient the first three (of
+    examples), and tilted groups the losses, with the values where ``group_frequencies`` are known.
 
     Raises:
       ValueError: if `opt_state` has no rule, or two.

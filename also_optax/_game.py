@@ -20,11 +20,10 @@ def of(state: Any, tilt: jax.Array, log_normalizer: LogNormalizer, average: jax.
       average: moving average of h, ``[G]``, not yet debiased; without it there are no values.
     """
     log_prior, log_frequencies, penalty = state.log_prior, state.log_frequencies, state.hyperparams.kl_penalty
-    pi = jax.nn.softmax(_simplex.log_weights(log_prior, tilt, log_normalizer))
-    kl = _simplex.kl_from_prior(log_prior, tilt, log_normalizer)
-    found = {"rejected": state.rejected, "kl": kl, "effective_groups": 1 / jnp.sum(pi**2)}
+    found = {"rejected": state.rejected} | spread(log_prior, tilt, log_normalizer)
     if average is None:
         return found
+    pi, kl = jax.nn.softmax(_simplex.log_weights(log_prior, tilt, log_normalizer)), found["kl"]
     losses = average / (1 - state.hyperparams.average_decay ** jnp.maximum(state.step, 1))
     found |= {
         "group_losses": losses,
@@ -38,6 +37,12 @@ def of(state: Any, tilt: jax.Array, log_normalizer: LogNormalizer, average: jax.
     if log_frequencies is not None:
         found["erm_value"] = jnp.sum(jnp.broadcast_to(jnp.exp(log_frequencies), losses.shape) * losses)
     return found
+
+
+def spread(log_prior: jax.Array, tilt: jax.Array, log_normalizer: LogNormalizer) -> dict[str, jax.Array]:
+    """How far the weights are from the prior, and on how many groups they lie."""
+    pi = jax.nn.softmax(_simplex.log_weights(log_prior, tilt, log_normalizer))
+    return {"kl": _simplex.kl_from_prior(log_prior, tilt, log_normalizer), "effective_groups": 1 / jnp.sum(pi**2)}
 
 
 def _gap_in_ball(

@@ -29,8 +29,8 @@ def plot_diagnostics(
     """Draws how a run went: losses and weights of the groups, the values of the game, the gap.
 
     A panel is drawn for each of ``group_losses``, ``group_weights``, ``robust_value`` with ``erm_value``, ``gap``,
-    ``kl`` and ``effective_groups`` that is in the history; other entries are ignored. More than seven groups are drawn as
-    thin lines without names, the heaviest at the end on top.
+    ``kl`` and ``effective_groups`` that is in the history; other entries are ignored. More than seven groups are drawn
+    as thin lines without names, the heaviest at the end on top.
 
     Args:
       history: what :func:`also_optax.diagnostics` returned at each of T steps, with :func:`also_optax.group_weights` as

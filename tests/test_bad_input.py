@@ -17,6 +17,14 @@ def also(**arguments):
     return also_optax.also(**({"learning_rate": 1e-3, "num_groups": 2} | arguments))
 
 
+def group_dro(**arguments):
+    return also_optax.group_dro(**({"learning_rate": 1e-3, "num_groups": 2} | arguments))
+
+
+def exponentiated_gradient(**arguments):
+    return also_optax.reweight_by_exponentiated_gradient(**({"num_examples": 3, "step_size": 0.1} | arguments))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -82,6 +90,36 @@ def also(**arguments):
         (lambda: also_optax.rgd(0.1, clip=0.0), ValueError, "`clip` must be above 0 and finite"),
         (lambda: also_optax.rgd(0.1, clip=np.inf), ValueError, "`clip` must be above 0 and finite"),
         (lambda: also_optax.rgd(0.1, divergence=jnp.exp), TypeError, r"`divergence` must be one of .*kl, chi2"),
+        (lambda: group_dro(num_groups=2.0), TypeError, "`num_groups` must be a Python int"),
+        (lambda: group_dro(step_size=-0.1), ValueError, "`step_size` must be at least 0 and finite"),
+        (lambda: group_dro(adjustment=1.0), ValueError, "`adjustment` needs `group_counts`"),
+        (lambda: group_dro(adjustment=jnp.array(0.0)), ValueError, "`adjustment` needs `group_counts`"),
+        (lambda: group_dro(adjustment=-1.0, group_counts=[9, 1]), ValueError, "`adjustment` must be at least 0"),
+        (lambda: group_dro(group_counts=[9, 1, 1]), ValueError, r"`group_counts` must have one entry .*\(2,\)"),
+        (lambda: group_dro(group_counts=[0.9, 0.1]), ValueError, "numbers of examples and not frequencies"),
+        (lambda: group_dro(group_counts=[9, np.nan]), ValueError, "`group_counts` must be finite and at least 1"),
+        (lambda: group_dro(average_decay=1.0), ValueError, r"`average_decay` must be in \[0, 1\)"),
+        (lambda: group_dro(average_decay=lambda step: 0.9), TypeError, "`average_decay` must be a number"),
+        (lambda: group_dro(prior=[0.0, 0.0]), ValueError, "`prior` must be finite, not negative and not all zero"),
+        (lambda: also_optax.reweight_by_doremi(0), ValueError, "`num_groups` must be at least 1"),
+        (lambda: also_optax.reweight_by_doremi(2, smoothing=1.1), ValueError, r"`smoothing` must be in \[0, 1\]"),
+        (lambda: also_optax.reweight_by_doremi(2, step_size=np.inf), ValueError, "`step_size` must be at least 0"),
+        (lambda: also_optax.reweight_by_doremi(2, prior=[0, 1]), ValueError, "`prior` must be finite, positive"),
+        (lambda: exponentiated_gradient(num_examples=2.0), TypeError, "`num_examples` must be a Python int"),
+        (lambda: exponentiated_gradient(num_examples=2**31), ValueError, r"`num_examples` must be below 2\*\*31"),
+        (lambda: exponentiated_gradient(step_size=-1.0), ValueError, "`step_size` must be at least 0 and finite"),
+        (lambda: exponentiated_gradient(lazy=1), TypeError, "`lazy` must be True, False or None, got 1"),
+        (lambda: exponentiated_gradient(prior=[1, 2]), ValueError, "`prior` must have one entry per group"),
+        (lambda: also_optax.tilted(0.1, t=np.inf), ValueError, "`t` must be finite"),
+        (lambda: also_optax.tilted(0.1, t=np.nan), ValueError, "`t` must be finite"),
+        (lambda: also_optax.tilted(0.1, t=1.0, averaging_rate=0.0), ValueError, r"must be in \(0, 1\]"),
+        (lambda: also_optax.tilted(0.1, t=1.0, num_groups=0), ValueError, "`num_groups` must be at least 1"),
+        (lambda: also_optax.tilted(0.1, t=1.0, group_frequencies=[1, 1]), ValueError, "needs `num_groups`"),
+        (
+            lambda: also_optax.tilted(0.1, t=1.0, num_groups=2, group_frequencies=[0, 1]),
+            ValueError,
+            "`group_frequencies` must be finite, positive",
+        ),
         (lambda: also_optax.past_extragradient(optax.sgd(0.1), -1.0), ValueError, "`optimism` must be at least 0"),
         (lambda: also_optax.multi_steps(also(), 0), ValueError, "`every_k` must be at least 1"),
         (lambda: also_optax.multi_steps(also(), 1.5), TypeError, "`every_k` must be a Python int"),

@@ -54,8 +54,19 @@ def by_scores(make: Any) -> Any:
     return make_by_scores
 
 
+def _exponentiated_gradient(**hyperparams: Any) -> optax.GradientTransformationExtraArgs:
+    return also_optax.reweight_by_exponentiated_gradient(problems.NUM_GROUPS, prior=problems.PRIOR, **hyperparams)
+
+
+def _group_dro(make: Any) -> Any:
+    """`make` with the small groups' adjustment."""
+    return functools.partial(make, num_groups=problems.NUM_GROUPS, group_counts=10 * problems.FREQUENCIES)
+
+
 ALSO = {"dual_learning_rate": 0.3, "kl_penalty": 0.5}
+GROUP_DRO = {"step_size": 0.2, "adjustment": 2.0}
 ABSGD = {"temperature": 3.0, "averaging_rate": 0.4}
+TILTED = {"t": 0.3, "averaging_rate": 0.4}
 RULES = {
     "also": Row(_also_rule, ALSO, groups=True),
     "also_without_optimism": Row(functools.partial(_also_rule, optimism=0), ALSO, groups=True, variant=True),
@@ -86,6 +97,24 @@ RULES = {
         {"clip": 2.0},
         variant=True,
     ),
+    "group_dro": Row(_group_dro(also_optax.reweight_by_group_dro), GROUP_DRO, groups=True),
+    "doremi": Row(
+        functools.partial(also_optax.reweight_by_doremi, problems.NUM_GROUPS, prior=problems.PRIOR),
+        {"step_size": 0.3, "smoothing": 0.01},
+        groups=True,
+    ),
+    "exponentiated_gradient": Row(_exponentiated_gradient, {"step_size": 0.1}, groups=True, variant=True),
+    "exponentiated_gradient_lazy": Row(
+        functools.partial(_exponentiated_gradient, lazy=True), {"step_size": 0.1}, groups=True
+    ),
+    "tilted": Row(also_optax.reweight_by_tilted, TILTED, variant=True),
+    "tilted_groups": Row(
+        functools.partial(
+            also_optax.reweight_by_tilted, num_groups=problems.NUM_GROUPS, group_frequencies=problems.FREQUENCIES
+        ),
+        TILTED,
+        groups=True,
+    ),
 }
 OPTIMIZERS = {
     "also": Row(_also, ALSO, groups=True),
@@ -94,8 +123,12 @@ OPTIMIZERS = {
     "absgd": Row(functools.partial(also_optax.absgd, 0.01), ABSGD),
     "abadam": Row(functools.partial(also_optax.abadam, 0.02), ABSGD, variant=True),
     "rgd": Row(functools.partial(also_optax.rgd, 0.02), {"clip": 2.0}),
+    "group_dro_optimizer": Row(_group_dro(functools.partial(also_optax.group_dro, 0.01)), GROUP_DRO, groups=True),
+    "tilted_optimizer": Row(functools.partial(also_optax.tilted, 0.02), TILTED, variant=True),
 }
 STACKED = problems.batches(steps=6)
+
+pytestmark = pytest.mark.usefixtures("references_of_zero")
 
 
 def each(rows: dict[str, Row], *, compiled: bool = False) -> pytest.MarkDecorator:
@@ -396,7 +429,7 @@ def test_constant_schedules_are_numbers(row):
 def test_read_and_write_side_see_the_same_value_of_a_schedule(row):
     """Switching by schedule at step 3 is training with one value for 3 steps and with the other from there."""
     # What optimism lends in a step of a lazy rule is at the next step's rate, which only a schedule knows beforehand.
-    fixed = {"optimism": 0} if hasattr(row.make(**row.hyperparams).init(None), "scores") else {}
+    fixed = {"optimism": 0} if isinstance(row.make(**row.hyperparams).init(None), also_optax.AlsoScoresState) else {}
     changed = {name: value / 2 for name, value in row.hyperparams.items()}
     switched = {
         name: optax.join_schedules(
@@ -442,16 +475,22 @@ def test_unknown_extra_args_are_ignored(row):
 @optimizers
 def test_inject_hyperparams_changes_nothing(row):
     name = next(name for name, other in OPTIMIZERS.items() if other is row)
+    also = {"num_groups": problems.NUM_GROUPS, "lookahead": False, "lazy": None}
     public = {
-        "also": (_injectable_also, {"lookahead": False}),
-        "also_lookahead": (_injectable_also, {"lookahead": True}),
-        "also_lazy": (_injectable_also, {"lazy": True}),
+        "also": (_injectable_also, also | {"lookahead": False}),
+        "also_lookahead": (_injectable_also, also | {"lookahead": True}),
+        "also_lazy": (_injectable_also, also | {"lazy": True}),
         "absgd": (also_optax.absgd, {"learning_rate": 0.01}),
         "abadam": (also_optax.abadam, {"learning_rate": 0.02}),
         "rgd": (also_optax.rgd, {"learning_rate": 0.02}),
+        "group_dro_optimizer": (
+            also_optax.group_dro,
+            {"learning_rate": 0.01, "num_groups": problems.NUM_GROUPS, "group_counts": 10 * problems.FREQUENCIES},
+        ),
+        "tilted_optimizer": (also_optax.tilted, {"learning_rate": 0.02}),
     }
     factory, fixed = public[name]
-    static = ("num_groups", "lookahead", "lazy") if name.startswith("also") else ()
+    static = [argument for argument in ("num_groups", "lookahead", "lazy") if argument in fixed]
     tx = optax.inject_hyperparams(factory, static_args=static)(**fixed, **row.hyperparams)
     params, opt_state = problems.train(tx, STACKED)
     expected, expected_state = trained_optimizer(row)
@@ -464,10 +503,10 @@ def test_inject_hyperparams_changes_nothing(row):
 def _injectable_also(
     dual_learning_rate,
     kl_penalty,
-    lookahead=False,
-    lazy=None,
+    num_groups,
+    lookahead,
+    lazy,
     learning_rate=0.02,
-    num_groups=problems.NUM_GROUPS,
     optimism=1.0,
 ):
     return also_optax.also(

@@ -19,8 +19,17 @@ STEPS, SIZE = 200, 16
 NUM_TABLE_ENTRIES = 8  # every mesh divides it
 WHOLE = PartitionSpec()
 
-BY_PAIRS = ("also_lazy", "also_by_scores")
-"""Rules of very many weights, which hear of the pairs of ids and losses, not of sums by group."""
+BY_PAIRS = (
+    "also_lazy",
+    "also_by_scores",
+    "exponentiated_gradient",
+    "exponentiated_gradient_lazy",
+    "absgd_in_a_ball",
+)
+"""Rules which hear of all pairs of ids and losses, not of sums."""
+
+BY_MEANS = ("group_dro", "doremi", "tilted_groups")
+"""Rules that weigh groups by their means over the batch."""
 
 OF_EIGHT = {
     "num_groups": NUM_TABLE_ENTRIES,
@@ -58,6 +67,8 @@ TABLES = {
 }
 KINDS = {"rules": RULES, "optimizers": OPTIMIZERS, "tables": TABLES}
 
+pytestmark = pytest.mark.usefixtures("references_of_zero")
+
 
 def nightly(left_out: bool) -> list[pytest.MarkDecorator]:
     """The mark of what is left out of the gate."""
@@ -68,12 +79,12 @@ axis_types = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Expli
 every_row = pytest.mark.parametrize(
     ("kind", "name"),
     [
-        pytest.param(kind, name, marks=nightly(row.variant or (kind == "optimizers" and name in RULES)))
+        pytest.param(kind, name, marks=nightly(row.variant or kind == "optimizers"))
         for kind in ("rules", "optimizers")
         for name, row in KINDS[kind].items()
     ],
 )
-"""Variants, and optimizers whose rule is a row, in the nightly profile alone."""
+"""Variants, and optimizers, which are chains of rules and optax, in the nightly profile alone."""
 
 some_rows = pytest.mark.parametrize(
     ("kind", "name"),
@@ -443,17 +454,20 @@ def collectives_in(text: str) -> list[tuple[str, list[int]]]:
 
 @pytest.mark.parametrize("name", [name for name in RULES if name not in BY_PAIRS])
 def test_a_rule_reduces_as_often_as_adamw_with_a_masked_mean(name):
-    """Rules that normalise over the batch wait for its peak first: once more, and for scalars only."""
+    """Those that normalise over the batch wait for its peak first: once more, and for scalars only.
+
+    Those that weigh by group means wait for the sums by group, together with the counts that all others wait for.
+    """
     stacked = batches_for("rules", steps=1)
     plain = collectives(optax.adamw(0.02), plain_step, stacked)
     row = RULES[name]
     tx = optax.chain(row.make(**row.hyperparams), optax.adamw(0.02))
     found = collectives(tx, problems.train_step, stacked)
     assert {op for op, _ in found} == {op for op, _ in plain} == {"all-reduce"}
-    assert len(found) <= len(plain) + name.startswith("absgd"), found
-    gradients = [sizes for _, sizes in found if max(sizes) > 2]  # two: how many count, and how many are rejected
-    assert len(gradients) == 1  # and the sums by group beside them
-    assert sum(gradients[0]) <= 4 + 1 + problems.NUM_GROUPS + 6, gradients
+    assert len(found) <= len(plain) + (name.startswith("absgd") or name == "tilted"), found
+    large = [sizes for _, sizes in found if max(sizes) > 2]  # two: how many count, and how many are rejected
+    assert len(large) == 1 + (name in BY_MEANS)  # the gradients, and the sums by group beside them or before
+    assert all(sum(sizes) <= 4 + 1 + 2 * problems.NUM_GROUPS + 3 for sizes in large), large
 
 
 @pytest.mark.parametrize("groups_axis", [None, "data"])

@@ -1,0 +1,34 @@
+"""What rules share that compare the mean losses of the groups in a batch, and train on a weighted sum of them."""
+
+import jax
+import jax.numpy as jnp
+
+from also_optax import _groups
+from also_optax._base import Sums, counts
+from also_optax._examples import Examples, expand_like
+
+
+def sums_of(examples: Examples, num_groups: int, *, like: jax.Array | None = None) -> Sums:
+    """Sums of the losses and numbers of examples by group; `like` as of :func:`also_optax._groups.segment_sum`."""
+    ones = examples._replace(losses=examples.valid.astype(examples.losses.dtype))
+    losses, sizes = (_groups.loss_sums(of, num_groups, like=like) for of in (examples, ones))
+    return Sums(*counts(examples), losses, sizes)
+
+
+def means_of(sums: Sums) -> tuple[jax.Array, jax.Array]:
+    """The mean loss of each group, 0 where it has no example, and whether it has one; both ``[G]``."""
+    assert sums.losses is not None and sums.sizes is not None  # noqa: S101 (sums_of has made both)
+    return sums.losses / jnp.maximum(sums.sizes, 1), sums.sizes > 0
+
+
+def weights_of(group_weights: jax.Array, sums: Sums, examples: Examples) -> jax.Array:
+    """The weights of examples that make the loss the sum of `group_weights` times mean losses: pi[g]·B/size of g."""
+    assert sums.sizes is not None  # noqa: S101 (sums_of has made them)
+    return at_examples(group_weights * (sums.count / jnp.maximum(sums.sizes, 1)), examples)
+
+
+def at_examples(table: jax.Array, examples: Examples) -> jax.Array:
+    """Entries of `table`, ``[G]``, at the groups of the examples, of the shape of the losses."""
+    assert examples.groups is not None  # noqa: S101 (as_examples has required them)
+    entries = _groups.take(table, examples.groups)
+    return jnp.broadcast_to(expand_like(entries, examples.losses), examples.losses.shape)
