@@ -401,7 +401,9 @@ def group_dro(
 def tilted(
     learning_rate: optax.ScalarOrSchedule,
     *,
-    t: optax.ScalarOrSchedule,
+    t: optax.ScalarOrSchedule | None = None,
+    radius: optax.ScalarOrSchedule | None = None,
+    target_ess: optax.ScalarOrSchedule | None = None,
     num_groups: int | None = None,
     averaging_rate: optax.ScalarOrSchedule = 1.0,
     group_frequencies: ArrayLike | None = None,
@@ -416,6 +418,8 @@ def tilted(
     Args:
       learning_rate: a scalar or a schedule.
       t: the tilt, in 1/loss: above 0 for the worst, below 0 against outliers; a scalar or a schedule.
+      radius: in place of t, how far from uniform the batch's weights are, as KL divergence in nats.
+      target_ess: the same as an effective number of examples; both of single examples only.
       num_groups: G, to tilt groups; None tilts single examples.
       averaging_rate: gamma in (0, 1], the weight of the new batch (1 minus optax's decay); a scalar or a schedule.
       group_frequencies: q, to weigh groups relative to all that were seen, ``[G]``; None: to those of the batch.
@@ -429,7 +433,8 @@ def tilted(
 
     Raises:
       TypeError: if `num_groups` is not a Python int.
-      ValueError: if an argument is out of range or of the wrong shape, or `group_frequencies` has no `num_groups`.
+      ValueError: if not exactly one of `t`, `radius` and `target_ess` is given, an argument is out of range or of the
+        wrong shape, `group_frequencies` has no `num_groups`, or a bound has one.
 
     Examples:
       >>> import jax.numpy as jnp, also_optax
@@ -442,6 +447,8 @@ def tilted(
     """
     rule = reweight_by_tilted(
         t,
+        radius=radius,
+        target_ess=target_ess,
         num_groups=num_groups,
         averaging_rate=averaging_rate,
         group_frequencies=group_frequencies,

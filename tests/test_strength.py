@@ -74,6 +74,14 @@ def test_absgd_in_a_ball_weighs_as_at_the_temperature_of_its_dual(radius):
         assert not found[row, ~where[row]].any()
 
 
+def test_a_tilt_in_a_ball_is_absgd_in_it():
+    losses, where = (part[0] for part in instances())
+    tilted = also_optax.reweight_by_tilted(radius=-0.3).init(None)
+    expected = weights_in(radius=-0.3)[0]
+    found = also_optax.example_weights(tilted, jnp.asarray(losses, float), where=jnp.asarray(where))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("target", [7.5, -3.0])
 def test_absgd_has_the_effective_sample_size_that_it_was_given(target):
     losses, where = instances()

@@ -38,7 +38,7 @@ from jax.typing import ArrayLike
 from also_optax import _group_means, _simplex
 from also_optax._base import AxisName, Sums, rule_transformation
 from also_optax._examples import Examples
-from also_optax._hyperparams import LARGEST_LOG, check_count, check_scalar, saturated, statistics_dtype
+from also_optax._hyperparams import LARGEST_LOG, check_count, check_one_of, check_scalar, saturated, statistics_dtype
 from also_optax.rules.absgd import reweight_by_absgd
 
 SMALLEST_EXPONENT = 1e-20
@@ -154,8 +154,10 @@ def _log_mixture(rate: jax.Array, log_rate: jax.Array, log_rest: jax.Array, expo
 
 
 def reweight_by_tilted(
-    t: optax.ScalarOrSchedule,
+    t: optax.ScalarOrSchedule | None = None,
     *,
+    radius: optax.ScalarOrSchedule | None = None,
+    target_ess: optax.ScalarOrSchedule | None = None,
     num_groups: int | None = None,
     averaging_rate: optax.ScalarOrSchedule = 1.0,
     group_frequencies: ArrayLike | None = None,
@@ -175,6 +177,9 @@ def reweight_by_tilted(
     Args:
       t: the tilt, finite, of either sign; a scalar or a schedule of the rule's steps. In 1/loss. Without groups the
         moving average begins anew at 0, and a schedule may not cross it unless `averaging_rate` is 1.
+      radius: in place of t, how far from uniform the batch's weights are, as KL divergence in nats; negative for a
+        negative tilt. Of single examples only, and as in :func:`also_optax.reweight_by_absgd`.
+      target_ess: the same as an effective number of examples.
       num_groups: G, to tilt groups by the mean losses of theirs; None tilts single examples.
       averaging_rate: gamma in (0, 1], the weight of the *new* batch in the moving average of exp(t·loss): 1 minus
         optax's decay. 1 has no memory but of absent groups. A scalar or a schedule.
@@ -189,7 +194,8 @@ def reweight_by_tilted(
 
     Raises:
       TypeError: if `num_groups` is not a Python int.
-      ValueError: if an argument is out of range or of the wrong shape, or `group_frequencies` has no `num_groups`.
+      ValueError: if not exactly one of `t`, `radius` and `target_ess` is given, an argument is out of range or of the
+        wrong shape, `group_frequencies` has no `num_groups`, or a bound has one.
 
     Examples:
       >>> import jax.numpy as jnp, also_optax
@@ -207,12 +213,25 @@ def reweight_by_tilted(
     References:
       *Tilted Empirical Risk Minimization*, `arXiv 2007.01162 <https://arxiv.org/abs/2007.01162>`_.
     """
-    check_scalar("t", t, "finite", lambda v: -jnp.inf < v < jnp.inf)
+    check_one_of(t=t, radius=radius, target_ess=target_ess)
+    if t is not None:
+        check_scalar("t", t, "finite", lambda v: -jnp.inf < v < jnp.inf)
     check_scalar("averaging_rate", averaging_rate, "in (0, 1]", lambda v: 0 < v <= 1)
     if num_groups is None:
         if group_frequencies is not None:
             raise ValueError("`group_frequencies` needs `num_groups`, since without groups single examples are tilted.")
-        return reweight_by_absgd(_inverse(t), averaging_rate, max_loss=max_loss, axis_name=axis_name)
+        return reweight_by_absgd(
+            None if t is None else _inverse(t),
+            averaging_rate,
+            radius=radius,
+            target_ess=target_ess,
+            max_loss=max_loss,
+            axis_name=axis_name,
+        )
+    if t is None:
+        raise ValueError(
+            "`radius` and `target_ess` are for single examples: with `num_groups` give `t`, or use `also(radius=...)`."
+        )
     check_count("num_groups", num_groups)
     log_frequencies = None
     if group_frequencies is not None:
