@@ -2,12 +2,12 @@
 
 A *rule* (``reweight_by_*``) carries an adversary in the optimizer's state and leaves the gradients alone;
 :func:`reweight` reads each example's weight from that state, inside the loss. Ready-made optimizers chain a rule with
-the primal step of its paper: :func:`also`, :func:`absgd`, :func:`abadam`, :func:`rgd`.
+the primal step of its paper: :func:`also`, :func:`absgd`, :func:`abadam`, :func:`rgd`, :func:`cvar`.
 """
 
-from also_optax import divergences
+from also_optax import divergences, spectra
 from also_optax._accumulation import MultiStepsState, multi_steps
-from also_optax._alias import abadam, absgd, also, rgd
+from also_optax._alias import abadam, absgd, also, cvar, rgd
 from also_optax._base import Reweighted
 from also_optax._diagnostics import diagnostics
 from also_optax._optimism import PastExtragradientState, eval_params, optimistic_gradient, past_extragradient
@@ -16,8 +16,11 @@ from also_optax._sharding import state_shardings
 from also_optax.rules.absgd import AbsgdState, reweight_by_absgd
 from also_optax.rules.also import AlsoState, reweight_by_also
 from also_optax.rules.also_scores import AlsoScoresState
+from also_optax.rules.chi2 import Chi2BallState, Chi2PenaltyState, reweight_by_chi2
 from also_optax.rules.cvar import CvarState, reweight_by_cvar
+from also_optax.rules.kl_cvar import KlCvarState, reweight_by_kl_cvar
 from also_optax.rules.rgd import RgdState, reweight_by_rgd
+from also_optax.rules.spectral_risk import SpectralRiskState, reweight_by_spectral_risk
 
 __version__ = "0.1.0"
 
@@ -25,14 +28,19 @@ __all__ = [
     "AbsgdState",
     "AlsoScoresState",
     "AlsoState",
+    "Chi2BallState",
+    "Chi2PenaltyState",
     "CvarState",
+    "KlCvarState",
     "MultiStepsState",
     "PastExtragradientState",
     "Reweighted",
     "RgdState",
+    "SpectralRiskState",
     "abadam",
     "absgd",
     "also",
+    "cvar",
     "diagnostics",
     "divergences",
     "eval_params",
@@ -46,9 +54,13 @@ __all__ = [
     "reweight",
     "reweight_by_absgd",
     "reweight_by_also",
+    "reweight_by_chi2",
     "reweight_by_cvar",
+    "reweight_by_kl_cvar",
     "reweight_by_rgd",
+    "reweight_by_spectral_risk",
     "rgd",
+    "spectra",
     "state_shardings",
     "value_and_grad",
 ]

@@ -72,6 +72,9 @@ def check_count(name: str, value: Any) -> None:
 
 
 def values_at(hyperparams: _Values, step: jax.Array) -> _Values:
-    """The values of a NamedTuple of numbers, arrays and schedules at `step`, as arrays of their own memory."""
-    values = (value(step) if callable(value) else value for value in hyperparams)
-    return type(hyperparams)(*(jnp.array(value, dtype=statistics_dtype()) for value in values))
+    """The values of a tree of numbers, arrays and schedules at `step`, as arrays of their own memory."""
+
+    def value_of(leaf: Any) -> jax.Array:
+        return jnp.array(leaf(step) if callable(leaf) else leaf, dtype=statistics_dtype())
+
+    return jax.tree.map(value_of, hyperparams, is_leaf=callable)

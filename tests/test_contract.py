@@ -16,6 +16,7 @@ from flax import nnx, serialization
 
 import also_optax
 from also_optax._read import find_rule_state
+from also_optax._whole_batch import WholeBatchState
 from tests import problems
 
 
@@ -49,6 +50,10 @@ def by_scores(make: Any) -> Any:
     return make_by_scores
 
 
+def _spectral_risk(r: Any, **settings: Any) -> optax.GradientTransformationExtraArgs:
+    return also_optax.reweight_by_spectral_risk(also_optax.spectra.extremile(r), **settings)
+
+
 ALSO = {"dual_learning_rate": 0.3, "kl_penalty": 0.5}
 ABSGD = {"temperature": 3.0, "averaging_rate": 0.4}
 RULES = {
@@ -70,6 +75,13 @@ RULES = {
     "rgd_chi2": Row(
         functools.partial(also_optax.reweight_by_rgd, divergence=also_optax.divergences.chi2), {"clip": 2.0}
     ),
+    "cvar": Row(also_optax.reweight_by_cvar, {"alpha": 0.4}),
+    "kl_cvar": Row(also_optax.reweight_by_kl_cvar, {"alpha": 0.4, "penalty": 2.0}),
+    "chi2_penalty": Row(also_optax.reweight_by_chi2, {"penalty": 3.0}),
+    "chi2_ball": Row(also_optax.reweight_by_chi2, {"radius": 0.4}),
+    "spectral_risk": Row(_spectral_risk, {"r": 2.5}),
+    "spectral_risk_chi2": Row(functools.partial(_spectral_risk, smoothing="chi2"), {"r": 2.5, "penalty": 0.5}),
+    "spectral_risk_kl": Row(functools.partial(_spectral_risk, smoothing="kl"), {"r": 2.5, "penalty": 0.5}),
 }
 OPTIMIZERS = {
     "also": Row(_also, ALSO, groups=True),
@@ -78,6 +90,7 @@ OPTIMIZERS = {
     "absgd": Row(functools.partial(also_optax.absgd, 0.01), ABSGD),
     "abadam": Row(functools.partial(also_optax.abadam, 0.02), ABSGD),
     "rgd": Row(functools.partial(also_optax.rgd, 0.02), {"clip": 2.0}),
+    "cvar": Row(functools.partial(also_optax.cvar, 0.02), {"alpha": 0.4}),
 }
 STACKED = problems.batches(steps=6)
 
@@ -135,7 +148,7 @@ def test_the_adversary_moves_or_says_that_it_is_stateless(row):
     assert int(after.step) == len(STACKED.x)
     batch = problems.batch_at(STACKED, 0)
     weights = [also_optax.example_weights(state, jnp.ones(8), batch.groups) for state in (before, after)]
-    stateless = isinstance(after, also_optax.RgdState)
+    stateless = isinstance(after, also_optax.RgdState | WholeBatchState)
     drawn_by_pi = getattr(after, "log_frequencies", 0) is None
     assert np.allclose(*weights) == (stateless or drawn_by_pi)
 
@@ -426,6 +439,7 @@ def test_inject_hyperparams_changes_nothing(row):
         "absgd": (also_optax.absgd, {"learning_rate": 0.01}),
         "abadam": (also_optax.abadam, {"learning_rate": 0.02}),
         "rgd": (also_optax.rgd, {"learning_rate": 0.02}),
+        "cvar": (also_optax.cvar, {"learning_rate": 0.02}),
     }
     factory, fixed = public[name]
     static = ("num_groups", "lookahead", "lazy") if name.startswith("also") else ()
