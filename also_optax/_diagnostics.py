@@ -22,8 +22,9 @@ def diagnostics(opt_state: Any) -> dict[str, jax.Array]:
     ``gap``               how far the adversary is from the worst case of those losses; 0 is a perfect answer
     ====================  ====================================================================================
 
-    ABSGD has the first and ``robust_value``, RGD the first; ALSO has all, the last four where it keeps the average
-    (``average_decay`` not None).
+    ABSGD has the first and ``robust_value``, RGD the first, the rules of a whole batch (CVaR, KL-CVaR, chi-square,
+    spectral risks) have the first, ``robust_value`` and ``erm_value``, both of the last batch; ALSO has all, the last
+    four where it keeps the average (``average_decay`` not None).
 
     Raises:
       ValueError: if `opt_state` has no rule, or two.

@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import also_optax
+from also_optax._whole_batch import WholeBatchState
 from tests import problems
 from tests.test_contract import ALSO, OPTIMIZERS, RULES, Row, by_scores, with_sgd
 
@@ -19,8 +20,16 @@ STEPS, SIZE = 200, 16
 NUM_TABLE_ENTRIES = 8  # every mesh divides it
 WHOLE = PartitionSpec()
 
-BY_PAIRS = ("also_lazy", "also_by_scores")
-"""Rules of very many weights, which hear of the pairs of ids and losses, not of sums by group."""
+
+def _weighs_a_whole_batch(row: Row) -> bool:
+    return isinstance(jax.eval_shape(row.make(**row.hyperparams).init, None), WholeBatchState)
+
+
+WHOLE_BATCH = [name for name, row in RULES.items() if _weighs_a_whole_batch(row)]
+BY_PAIRS = ("also_lazy", "also_by_scores", *WHOLE_BATCH)
+"""Rules of very many weights or of a whole batch, which hear of ids and losses themselves, not of sums by group."""
+ALIKE = [name for name in WHOLE_BATCH if name not in ("cvar", "chi2_ball", "spectral_risk_kl")]
+"""Rules that differ from another in what they compute of the same gathered losses: on a mesh, one for all."""
 
 OF_EIGHT = {
     "num_groups": NUM_TABLE_ENTRIES,
@@ -57,7 +66,8 @@ KINDS = {"rules": RULES, "optimizers": OPTIMIZERS, "tables": TABLES}
 
 axis_types = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 every_row = pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind in ("rules", "optimizers") for name in KINDS[kind]]
+    ("kind", "name"),
+    [(kind, name) for kind in ("rules", "optimizers") for name in KINDS[kind] if kind != "rules" or name not in ALIKE],
 )
 some_rows = pytest.mark.parametrize(
     ("kind", "name"),
