@@ -1,6 +1,6 @@
 r"""Chi-square: weights that grow linearly with the loss, from a level on below which they are 0.
 
-With :math:`D(p) = \frac{1}{2B} \sum_b (B p_b - 1)^2` on a batch of :math:`B` (arXiv 2010.05893, eq. 5 and 6),
+With :math:`D(p) = \frac{1}{2B} \sum_b (B p_b - 1)^2` on a batch of :math:`B` (arXiv 2010.05893, section 2),
 
 .. math::
    \max_p \sum_b p_b \ell_b - \nu D(p) \quad\text{is met at}\quad w_b = B p_b &= \frac{(\ell_b - \eta)_+}{\nu}, \\
@@ -15,8 +15,9 @@ form:
    \text{penalty:}\quad w_b = \frac{\ell_b - m}{\nu} + \frac{B}{k}, \qquad
    \text{ball:}\quad w_b = \frac{B}{k}\left(1 + \frac{\ell_b - m}{s} \sqrt{(1 + 2\rho)\frac{k}{B} - 1}\right).
 
-A ball that holds even the weights that share all among the largest losses gives these. The published code of the ball
-returns uniform weights for batches without a positive loss; here only differences of losses matter.
+A ball that holds even the weights that share all among the largest losses gives these. The published code halves
+:math:`\eta` itself until the weights add up to within 1e-4, and returns uniform weights for batches without a positive
+loss; here only differences of losses matter.
 """
 
 from collections.abc import Callable
@@ -122,8 +123,7 @@ def reweight_by_chi2(
     Args:
       penalty: nu of the module docstring, at least 0, in units of the loss; a scalar or a schedule. Give this or
         `radius`.
-      radius: rho, at least 0: half the mean squared distance of the weights from 1; a scalar or a schedule. Published
-        searches try 0.01 to 2.
+      radius: rho, at least 0: half the mean squared distance of the weights from 1; a scalar or a schedule.
       max_loss: losses above it are rejected; a scalar or a schedule.
       axis_name: the mapped axes that split the batch, inside ``shard_map``.
 

@@ -1,6 +1,6 @@
 r"""KL-CVaR: a softmax of the losses of a batch, capped at the weights of CVaR.
 
-With level :math:`\alpha` and penalty :math:`\nu` (arXiv 2010.05893, eq. 4), on a batch of :math:`B`,
+With level :math:`\alpha` and penalty :math:`\nu` (arXiv 2010.05893, section 2), on a batch of :math:`B`,
 
 .. math::
    \max_p \sum_b p_b \ell_b - \nu\,\mathrm{KL}(p \,\|\, \tfrac{1}{B}), \qquad

@@ -1,7 +1,7 @@
 r"""Spectral risk: weights by the rank of the loss, smoothed on request.
 
 With a spectrum :math:`0 \le \sigma_1 \le \dots \le \sigma_B` of sum 1 and the losses of a batch in ascending order
-(arXiv 2212.05149, eq. 3; 2310.13863, eq. 4),
+(arXiv 2212.05149, 2310.13863),
 
 .. math:: R(\ell) = \sum_i \sigma_i \ell_{(i)} = \max_{p \in \Pi(\sigma)} \langle p, \ell\rangle,
 

@@ -1,4 +1,4 @@
-"""Chi-square DRO, arXiv 2010.05893, eq. 5 and 6, by their one-dimensional duals."""
+"""Chi-square DRO, arXiv 2010.05893, section 2, by their one-dimensional duals."""
 
 import numpy as np
 from scipy.optimize import brentq

@@ -1,4 +1,4 @@
-"""KL-CVaR, arXiv 2010.05893, eq. 4, by its one-dimensional dual."""
+"""KL-CVaR, arXiv 2010.05893, section 2, by its one-dimensional dual."""
 
 import numpy as np
 from scipy.optimize import brentq
