@@ -66,8 +66,9 @@ def test_a_rule_that_keeps_pairs_needs_the_size_of_a_micro_batch():
         also_optax.multi_steps(rule, K, batch_size=0)
 
 
-def two_pass_step(tx, params, opt_state, large):
-    """One optimizer step over micro-batches: statistics of all first, then each one's share."""
+@jax.jit
+def two_pass_step(params, opt_state, large):
+    """Gradients and what goes with them of each micro-batch: statistics of all first, then each one's share."""
     micro = [jax.tree.map(lambda leaf, i=i: leaf[4 * i : 4 * i + 4], large) for i in range(K)]
     seen = [
         also_optax.observe(opt_state, problems.losses_of(params, part), part.groups, where=part.where) for part in micro
@@ -75,11 +76,13 @@ def two_pass_step(tx, params, opt_state, large):
     statistics = seen[0]
     for other in seen[1:]:
         statistics = also_optax.merge(statistics, other)
+    shares = []
     for part in micro:
         (_, rw), grads = problems.loss_and_grads(
             params, opt_state, part, groups=part.groups, where=part.where, statistics=statistics
         )
-        yield grads, rw
+        shares.append((grads, rw))
+    return shares
 
 
 FROM_THE_BATCH = {
@@ -104,16 +107,17 @@ def test_two_passes_are_one_batch_for_rules_that_weigh_from_it_by_hand_and_under
 
     params, opt_state = problems.init_params(), tx.init(problems.init_params())
     accumulating = also_optax.multi_steps(tx, K, batch_size=batch_size)
+    accumulate = jax.jit(accumulating.update)
     other_params, other_state = params, accumulating.init(params)
     for t in range(len(large.x)):
-        parts = list(two_pass_step(tx, params, opt_state, problems.batch_at(large, t)))
+        parts = two_pass_step(params, opt_state, problems.batch_at(large, t))
         total = jax.tree.map(lambda *shares: sum(shares), *(grads for grads, _ in parts))
         updates, opt_state = tx.update(total, opt_state, params, **parts[-1][1].extra_args)
         params = optax.apply_updates(params, updates)
 
         start = other_params
-        for grads, rw in two_pass_step(tx, start, other_state, problems.batch_at(large, t)):
-            updates, other_state = jax.jit(accumulating.update)(grads, other_state, start, **rw.extra_args)
+        for grads, rw in two_pass_step(start, other_state, problems.batch_at(large, t)):
+            updates, other_state = accumulate(grads, other_state, start, **rw.extra_args)
             other_params = optax.apply_updates(other_params, updates)
     rule_state = (opt_state[0]._replace(rejected=expected[1][0].rejected), *opt_state[1:])
     assert_same((params, rule_state), expected)
