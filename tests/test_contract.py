@@ -273,7 +273,7 @@ def test_ids_of_a_narrow_dtype_count_though_the_number_of_groups_does_not_fit_it
 def test_losses_above_max_loss_are_rejected(row):
     tx = row.make(**row.hyperparams, max_loss=5.0)
     state = tx.init(None)
-    losses, groups = jnp.array([0.5, 5.0, 5.1]), jnp.array([0, 1, 2])
+    losses, groups = jnp.array([5.0, 5.0, 5.1]), jnp.array([0, 1, 2])
     assert (also_optax.example_weights(state, losses, groups) == 0).tolist() == [False, False, True]
     _, state = tx.update(None, state, losses=losses, groups=groups)
     assert int(state.rejected) == 1
