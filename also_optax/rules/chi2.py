@@ -141,7 +141,7 @@ def reweight_by_chi2(
       0.40 0.60 0.80 2.20
       >>> opt_state = also_optax.reweight_by_chi2(radius=0.5).init(None)
       >>> print(*(f"{weight:.2f}" for weight in also_optax.example_weights(opt_state, losses)))
-      0.15 0.43 0.72 2.71
+      0.15 0.43 0.72 2.70
 
     References:
       *Large-Scale Methods for Distributionally Robust Optimization*,
