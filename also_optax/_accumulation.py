@@ -36,10 +36,10 @@ def multi_steps(
 
     Each micro-batch's gradient counts by how many examples it had, and the adversary sees the pooled statistics of all
     (``optax.MultiSteps`` would show it the last micro-batch alone). For rules that weigh from the state (ALSO, RGD)
-    this equals the large batch, with uneven masks too. For rules that weigh from the batch (ABSGD) one pass is an
-    approximation: each micro-batch is weighed by its own statistics. The exact form takes two passes,
-    :func:`also_optax.observe` and :func:`also_optax.merge` first, then ``reweight(..., statistics=)`` on each; its
-    ``rw.extra_args`` tell this wrapper.
+    this equals the large batch, with uneven masks too. For rules that weigh from the batch (ABSGD, CVaR and the others
+    of a whole batch) one pass is an approximation: each micro-batch is weighed by its own statistics. The exact form
+    takes two passes, :func:`also_optax.observe` and :func:`also_optax.merge` first, then ``reweight(...,
+    statistics=)`` on each; its ``rw.extra_args`` tell this wrapper.
 
     Other extra arguments (``value=`` of ``optax.contrib.reduce_on_plateau``) reach the optimizer as the last
     micro-batch's.
@@ -47,8 +47,10 @@ def multi_steps(
     Args:
       tx: an optimizer with one rule inside.
       every_k: micro-batches per optimizer step, at least 1.
-      batch_size: entries of `groups` in each micro-batch, over all shards: for rules that touch no more of pi than the
-        batch's part (exponentiated gradient; ``also`` with ``lazy=True`` or more than 50,000 groups), for no others.
+      batch_size: of each micro-batch, over all shards, for rules that keep the examples themselves, and for no others:
+        the number of `groups` for rules that touch no more of pi than the batch's part (``also`` with ``lazy=True`` or
+        more than 50,000 groups), the number of `losses` for rules that weigh a whole batch by its losses (CVaR,
+        KL-CVaR, chi-square, spectral risks) or are given a `radius` or `target_ess` for one (ABSGD, tilted losses).
       axis_name: the mapped axes that split each micro-batch, inside ``shard_map``; that of the rule has no part here.
 
     Returns:
@@ -90,8 +92,8 @@ def multi_steps(
             return statistics
         if batch_size is None:
             raise ValueError(
-                "`multi_steps` keeps the examples themselves for a rule that touches only their part of pi, and needs "
-                "`batch_size`, the number of ids in each micro-batch."
+                "`multi_steps` keeps the examples themselves for a rule that touches only their part of pi, or weighs "
+                "a whole batch by its losses, and needs `batch_size`, the number of ids or losses in each micro-batch."
             )
         return statistics.padded(every_k * batch_size)
 
@@ -99,7 +101,9 @@ def multi_steps(
         if not isinstance(seen, Pairs):
             return total.merge(seen)
         if seen.ids.size != batch_size:
-            raise ValueError(f"a micro-batch has {seen.ids.size} ids, but `multi_steps` has `batch_size={batch_size}`.")
+            raise ValueError(
+                f"a micro-batch has {seen.ids.size} examples, but `multi_steps` has `batch_size={batch_size}`."
+            )
         return total.placed(seen, micro_step * batch_size)
 
     def update_fn(

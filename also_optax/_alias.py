@@ -13,6 +13,7 @@ from also_optax._optimism import optimistic_gradient, past_extragradient
 from also_optax.divergences import Divergence
 from also_optax.rules.absgd import reweight_by_absgd
 from also_optax.rules.also import reweight_by_also
+from also_optax.rules.cvar import reweight_by_cvar
 from also_optax.rules.group_dro import reweight_by_group_dro
 from also_optax.rules.rgd import reweight_by_rgd
 from also_optax.rules.tilted import reweight_by_tilted
@@ -308,6 +309,51 @@ def rgd(
     """
     return optax.chain(
         reweight_by_rgd(clip, divergence, max_loss=max_loss, axis_name=axis_name),
+        optax.scale_by_adam() if optimizer is None else optimizer,
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def cvar(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    alpha: optax.ScalarOrSchedule,
+    optimizer: optax.GradientTransformation | None = None,
+    max_loss: optax.ScalarOrSchedule = jnp.inf,
+    axis_name: AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+    """CVaR: Adam, at optax's defaults, on the worst share of each batch.
+
+    Special case: ``alpha=1`` is ``optax.adam``.
+
+    Args:
+      learning_rate: a scalar or a schedule. Of B examples only alpha·B count in a step: its gradient is as noisy as
+        that of so small a batch.
+      alpha: the share of each batch that counts, in (0, 1]; a scalar or a schedule.
+      optimizer: any transformation *before* the learning rate, such as ``optax.trace(decay=0.9)`` for the SGD with
+        momentum of the paper, in Adam's place, whose settings are then ignored. A complete optimizer, such as
+        ``optax.sgd(1e-3)``, would go uphill.
+      max_loss: losses above it are rejected; a scalar or a schedule.
+      axis_name: the mapped axes that split the batch, inside ``shard_map``.
+
+    Returns:
+      An optimizer whose update needs ``losses``, as ``**rw.extra_args``.
+
+    Raises:
+      ValueError: if `alpha` is out of range.
+
+    Examples:
+      >>> import jax.numpy as jnp, also_optax
+      >>> opt_state = also_optax.cvar(1e-3, alpha=0.5).init(jnp.zeros(3))
+      >>> print(also_optax.example_weights(opt_state, jnp.array([0.1, 0.2, 3.0])))
+      [0. 1. 2.]
+
+    References:
+      *Large-Scale Methods for Distributionally Robust Optimization*,
+      `arXiv 2010.05893 <https://arxiv.org/abs/2010.05893>`_.
+    """
+    return optax.chain(
+        reweight_by_cvar(alpha, max_loss=max_loss, axis_name=axis_name),
         optax.scale_by_adam() if optimizer is None else optimizer,
         optax.scale_by_learning_rate(learning_rate),
     )

@@ -28,6 +28,8 @@ def diagnostics(opt_state: Any) -> dict[str, jax.Array]:
     where it keeps the average (``average_decay`` not None). Group DRO has what ALSO has, of the groups seen so far, and
     ``erm_value`` where it knows ``group_counts``; DoReMi has the first five, exponentiated gradient the first three (of
     examples), and tilted groups the losses, with the values where ``group_frequencies`` are known.
+    The rules of a whole batch (CVaR, KL-CVaR, chi-square, spectral risks) have the first, ``robust_value`` and
+    ``erm_value``, both of the last batch.
 
     Raises:
       ValueError: if `opt_state` has no rule, or two.

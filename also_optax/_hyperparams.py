@@ -84,13 +84,12 @@ def check_count(name: str, value: Any) -> None:
 
 
 def values_at(hyperparams: _Values, step: jax.Array) -> _Values:
-    """The values of a NamedTuple of numbers, arrays and schedules at `step`, as arrays of their own memory.
+    """The values of a tree of numbers, arrays and schedules at `step`, as arrays of their own memory.
 
     None, which stands for a scalar that a rule does without, stays None.
     """
 
-    def at_step(value: Any) -> Any:
-        value = value(step) if callable(value) else value
-        return None if value is None else jnp.array(value, dtype=statistics_dtype())
+    def value_of(leaf: Any) -> jax.Array:
+        return jnp.array(leaf(step) if callable(leaf) else leaf, dtype=statistics_dtype())
 
-    return type(hyperparams)(*map(at_step, hyperparams))
+    return jax.tree.map(value_of, hyperparams, is_leaf=callable)

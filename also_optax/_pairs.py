@@ -1,6 +1,6 @@
 """Statistics that are the examples themselves, pairs of an id and a loss.
 
-For rules with tables too large to send, and for those that sort a batch, whose ids are all 0.
+For rules with tables too large to send, and for those that weigh a whole batch by its losses, whose ids are all 0.
 """
 
 from typing import NamedTuple

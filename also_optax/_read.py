@@ -19,8 +19,8 @@ def find_rule_state(opt_state: Any) -> Any:
     found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_rule_state) if is_rule_state(node)]
     if not found:
         raise ValueError(
-            "found no rule state in `opt_state`: it must come from `also`, `absgd`, `abadam`, `rgd` or a chain with a "
-            f"`reweight_by_*` rule, got a {type(opt_state).__name__}."
+            "found no rule state in `opt_state`: it must come from `also`, `absgd`, `abadam`, `rgd`, `cvar` or a chain "
+            f"with a `reweight_by_*` rule, got a {type(opt_state).__name__}."
         )
     if len(found) > 1:
         names = ", ".join(type(state).__name__ for state in found)
@@ -173,9 +173,9 @@ def observe(
 ) -> Statistics:
     """What the rule inside `opt_state` needs to know of a batch: the first pass of exact accumulation.
 
-    Rules that look at the whole batch before they weigh it (ABSGD) need two passes over its micro-batches for the same
-    answer as one large batch. First :func:`observe` each and :func:`merge`, then :func:`reweight` each with
-    ``statistics=`` and add the gradients up; ``rw.extra_args`` carries the statistics to the update. Arguments and
+    Rules that look at the whole batch before they weigh it (ABSGD, CVaR) need two passes over its micro-batches
+    for the same answer as one large batch. First :func:`observe` each and :func:`merge`, then :func:`reweight` each
+    with ``statistics=`` and add the gradients up; ``rw.extra_args`` carries the statistics to the update. Arguments and
     errors are as of :func:`reweight`.
 
     Examples:

@@ -168,3 +168,13 @@ def adversary_gap(
     penalised = safe_penalty * _kl_divergence(log_pi, log_weights(log_prior, best, best_normalizer), log_ratio)
     plain = jnp.sum(jnp.exp(log_pi) * (worst - losses))
     return jnp.maximum(jnp.where(penalty > 0, penalised, plain), 0)
+
+
+def kl_terms(weights: jax.Array) -> jax.Array:
+    """Terms of at least 0, of which KL(p ‖ uniform) is the mean: `weights` are B·p, whose mean is 1."""
+    return jax.scipy.special.xlogy(weights, weights) - weights + 1
+
+
+def chi2_terms(weights: jax.Array) -> jax.Array:
+    """Terms of at least 0, of which ½ mean (Bp - 1)² is the mean: `weights` are B·p."""
+    return (weights - 1) ** 2 / 2

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from also_optax import _groups
 from also_optax._examples import Examples
 from also_optax._hyperparams import saturated, statistics_dtype
 from also_optax._pairs import Pairs, entries_of
@@ -34,6 +35,11 @@ class Batch(NamedTuple):
     def total(self, terms: jax.Array) -> jax.Array:
         """Sum of `terms`, ``[P]``, over the entries that count."""
         return jnp.sum(jnp.where(self.valid, terms, 0))
+
+    def ascending(self) -> jax.Array:
+        """The losses in ascending order, ``[P]``: the first `count` of them, then the largest again and again."""
+        ordered = jnp.sort(jnp.where(self.valid, self.losses, jnp.inf))
+        return jnp.minimum(ordered, self.highest)
 
 
 _State = TypeVar("_State", bound="WholeBatchState")
@@ -68,10 +74,10 @@ class WholeBatchState(NamedTuple):
         """The values of the batch; there is no memory beside."""
         batch = _batch_of(statistics)
         weights = self.weights(batch, batch.losses)
-        robust_value = batch.total(weights * batch.losses) / batch.count - self.penalty_of(batch, weights)
-        return self._replace(
-            robust_value=saturated(robust_value), erm_value=saturated(batch.total(batch.losses) / batch.count)
-        )
+        erm_value = saturated(batch.total(batch.losses) / batch.count)
+        robust_value = saturated(batch.total(weights * batch.losses) / batch.count - self.penalty_of(batch, weights))
+        # Uniform weights are always among the possible ones, and free: a large penalty magnifies what rounding leaves.
+        return self._replace(robust_value=jnp.maximum(robust_value, erm_value), erm_value=erm_value)
 
     def weigh(self, statistics: Pairs, examples: Examples) -> jax.Array:
         """The weights of the examples, as a part of the batch with `statistics`."""
@@ -95,6 +101,21 @@ def start(state_type: type[_State], hyperparams: Any, step: jax.Array) -> _State
     """The state before the first batch."""
     zero = jnp.zeros([], statistics_dtype())
     return state_type(step, jnp.zeros([], jnp.int32), hyperparams, jnp.copy(zero), jnp.copy(zero))
+
+
+def number_below(ascending: jax.Array, losses: jax.Array, *, or_equal: bool = False) -> jax.Array:
+    """How many of `ascending`, ``[P]``, are below each of `losses`, int of their shape; or not above, if `or_equal`."""
+
+    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = ends
+        middle = (low + high) // 2
+        entry = _groups.take(ascending, middle)
+        is_open, is_below = low < high, entry <= losses if or_equal else entry < losses
+        return jnp.where(is_open & is_below, middle + 1, low), jnp.where(is_open & ~is_below, middle, high)
+
+    zero = (losses * 0).astype(jnp.int32)
+    low, _ = jax.lax.fori_loop(0, ascending.size.bit_length(), halve, (zero, zero + ascending.size))
+    return low
 
 
 def _batch_of(statistics: Pairs) -> Batch:

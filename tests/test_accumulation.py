@@ -57,17 +57,18 @@ def test_micro_batches_are_one_batch_for_weights_that_are_touched_at_the_batch_a
 
 def test_a_rule_that_keeps_pairs_needs_the_size_of_a_micro_batch():
     rule = also_optax.reweight_by_also(problems.NUM_GROUPS, lazy=True)
-    with pytest.raises(ValueError, match="needs `batch_size`, the number of ids in each micro-batch"):
+    with pytest.raises(ValueError, match="needs `batch_size`, the number of ids or losses in each micro-batch"):
         also_optax.multi_steps(rule, K).init(jnp.zeros(3))
     tx = also_optax.multi_steps(rule, K, batch_size=4)
-    with pytest.raises(ValueError, match="a micro-batch has 2 ids, but `multi_steps` has `batch_size=4`"):
+    with pytest.raises(ValueError, match="a micro-batch has 2 examples, but `multi_steps` has `batch_size=4`"):
         tx.update(jnp.zeros(3), tx.init(jnp.zeros(3)), losses=jnp.ones(2), groups=jnp.array([0, 1]))
     with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
         also_optax.multi_steps(rule, K, batch_size=0)
 
 
-def two_pass_step(tx, params, opt_state, large):
-    """One optimizer step over micro-batches: statistics of all first, then each one's share."""
+@jax.jit
+def two_pass_step(params, opt_state, large):
+    """Gradients and what goes with them of each micro-batch: statistics of all first, then each one's share."""
     micro = [jax.tree.map(lambda leaf, i=i: leaf[4 * i : 4 * i + 4], large) for i in range(K)]
     seen = [
         also_optax.observe(opt_state, problems.losses_of(params, part), part.groups, where=part.where) for part in micro
@@ -75,33 +76,48 @@ def two_pass_step(tx, params, opt_state, large):
     statistics = seen[0]
     for other in seen[1:]:
         statistics = also_optax.merge(statistics, other)
+    shares = []
     for part in micro:
         (_, rw), grads = problems.loss_and_grads(
             params, opt_state, part, groups=part.groups, where=part.where, statistics=statistics
         )
-        yield grads, rw
+        shares.append((grads, rw))
+    return shares
+
+
+FROM_THE_BATCH = {
+    "absgd": (lambda: also_optax.reweight_by_absgd(2.0, averaging_rate=0.3), None),
+    "absgd_for_label_noise": (lambda: also_optax.reweight_by_absgd(-3.0, averaging_rate=0.3), None),
+    "cvar": (lambda: also_optax.reweight_by_cvar(0.3), 4),
+    "chi2_ball": (lambda: also_optax.reweight_by_chi2(radius=0.5), 4),
+    "spectral_risk_kl": (
+        lambda: also_optax.reweight_by_spectral_risk(also_optax.spectra.esrm(3.0), penalty=0.5, smoothing="kl"),
+        4,
+    ),
+}
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("temperature", [2.0, -3.0])
-def test_two_passes_are_one_batch_for_absgd_by_hand_and_under_multi_steps(temperature):
+@pytest.mark.parametrize("name", FROM_THE_BATCH)
+def test_two_passes_are_one_batch_for_rules_that_weigh_from_it_by_hand_and_under_multi_steps(name):
     large, _ = large_and_micro()
-    rule = also_optax.reweight_by_absgd(temperature, averaging_rate=0.3)
-    tx = optax.chain(rule, optax.sgd(0.01))
+    make, batch_size = FROM_THE_BATCH[name]
+    tx = optax.chain(make(), optax.sgd(0.01))
     expected = problems.train(tx, large)
 
     params, opt_state = problems.init_params(), tx.init(problems.init_params())
-    accumulating = also_optax.multi_steps(tx, K)
+    accumulating = also_optax.multi_steps(tx, K, batch_size=batch_size)
+    accumulate = jax.jit(accumulating.update)
     other_params, other_state = params, accumulating.init(params)
     for t in range(len(large.x)):
-        parts = list(two_pass_step(tx, params, opt_state, problems.batch_at(large, t)))
+        parts = two_pass_step(params, opt_state, problems.batch_at(large, t))
         total = jax.tree.map(lambda *shares: sum(shares), *(grads for grads, _ in parts))
         updates, opt_state = tx.update(total, opt_state, params, **parts[-1][1].extra_args)
         params = optax.apply_updates(params, updates)
 
         start = other_params
-        for grads, rw in two_pass_step(tx, start, other_state, problems.batch_at(large, t)):
-            updates, other_state = accumulating.update(grads, other_state, start, **rw.extra_args)
+        for grads, rw in two_pass_step(start, other_state, problems.batch_at(large, t)):
+            updates, other_state = accumulate(grads, other_state, start, **rw.extra_args)
             other_params = optax.apply_updates(other_params, updates)
     rule_state = (opt_state[0]._replace(rejected=expected[1][0].rejected), *opt_state[1:])
     assert_same((params, rule_state), expected)

@@ -7,6 +7,8 @@ import optax
 import pytest
 
 import also_optax
+from also_optax import reweight_by_spectral_risk as spectral_risk
+from also_optax import spectra
 from tests import problems
 
 TWO = jnp.array([0.5, 1.5])
@@ -120,6 +122,28 @@ def exponentiated_gradient(**arguments):
             ValueError,
             "`group_frequencies` must be finite, positive",
         ),
+        (lambda: also_optax.cvar(0.1, alpha=0.0), ValueError, r"`alpha` must be in \(0, 1\], got 0.0"),
+        (lambda: also_optax.reweight_by_cvar(1.1), ValueError, r"`alpha` must be in \(0, 1\]"),
+        (lambda: also_optax.reweight_by_kl_cvar(np.nan, 1.0), ValueError, r"`alpha` must be in \(0, 1\]"),
+        (lambda: also_optax.reweight_by_kl_cvar(0.5, -1.0), ValueError, "`penalty` must be at least 0"),
+        (lambda: also_optax.reweight_by_chi2(), ValueError, "exactly one of `penalty` and `radius`, got none"),
+        (lambda: also_optax.reweight_by_chi2(penalty=1.0, radius=1.0), ValueError, "exactly one .*got both"),
+        (lambda: also_optax.reweight_by_chi2(penalty=-1.0), ValueError, "`penalty` must be at least 0"),
+        (lambda: also_optax.reweight_by_chi2(radius=np.nan), ValueError, "`radius` must be at least 0"),
+        (lambda: spectra.superquantile(0.0), ValueError, r"`alpha` must be in \(0, 1\]"),
+        (lambda: spectra.extremile(0.5), ValueError, "`r` must be at least 1 and finite"),
+        (lambda: spectra.esrm(np.inf), ValueError, "`rho` must be at least 0 and finite"),
+        (lambda: spectral_risk(jnp.exp), TypeError, "`spectrum` must be one of also_optax.spectra"),
+        (lambda: spectral_risk(2.0), TypeError, "`spectrum` must be one of also_optax.spectra"),
+        (lambda: spectral_risk([[0.5, 0.5]]), ValueError, r"one mass per rank, shape \[n\], got shape \(1, 2\)"),
+        (lambda: spectral_risk([0.6, 0.4]), ValueError, "`spectrum` must be finite, not negative, ascending"),
+        (lambda: spectral_risk([-0.5, 1.5]), ValueError, "`spectrum` must be finite, not negative, ascending"),
+        (lambda: spectral_risk([0.0, 0.0]), ValueError, "`spectrum` must be finite, .* not all zero"),
+        (lambda: spectral_risk([0.5, np.nan]), ValueError, "`spectrum` must be finite"),
+        (lambda: spectral_risk([1.0], smoothing="l2", penalty=1.0), ValueError, '`smoothing` must be None, "chi2" or'),
+        (lambda: spectral_risk([1.0], smoothing="kl"), ValueError, "give `penalty` and `smoothing` together"),
+        (lambda: spectral_risk([1.0], penalty=1.0), ValueError, "give `penalty` and `smoothing` together"),
+        (lambda: spectral_risk([1.0], penalty=-1.0, smoothing="kl"), ValueError, "`penalty` must be at least 0"),
         (lambda: also_optax.past_extragradient(optax.sgd(0.1), -1.0), ValueError, "`optimism` must be at least 0"),
         (lambda: also_optax.multi_steps(also(), 0), ValueError, "`every_k` must be at least 1"),
         (lambda: also_optax.multi_steps(also(), 1.5), TypeError, "`every_k` must be a Python int"),

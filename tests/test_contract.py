@@ -16,6 +16,7 @@ from flax import nnx, serialization
 
 import also_optax
 from also_optax._read import find_rule_state
+from also_optax._whole_batch import WholeBatchState
 from tests import problems
 
 
@@ -61,6 +62,10 @@ def _exponentiated_gradient(**hyperparams: Any) -> optax.GradientTransformationE
 def _group_dro(make: Any) -> Any:
     """`make` with the small groups' adjustment."""
     return functools.partial(make, num_groups=problems.NUM_GROUPS, group_counts=10 * problems.FREQUENCIES)
+
+
+def _spectral_risk(r: Any, **settings: Any) -> optax.GradientTransformationExtraArgs:
+    return also_optax.reweight_by_spectral_risk(also_optax.spectra.extremile(r), **settings)
 
 
 ALSO = {"dual_learning_rate": 0.3, "kl_penalty": 0.5}
@@ -115,6 +120,15 @@ RULES = {
         TILTED,
         groups=True,
     ),
+    "cvar": Row(also_optax.reweight_by_cvar, {"alpha": 0.4}),
+    "kl_cvar": Row(also_optax.reweight_by_kl_cvar, {"alpha": 0.4, "penalty": 2.0}, variant=True),
+    "chi2_penalty": Row(also_optax.reweight_by_chi2, {"penalty": 3.0}, variant=True),
+    "chi2_ball": Row(also_optax.reweight_by_chi2, {"radius": 0.4}),
+    "spectral_risk": Row(_spectral_risk, {"r": 2.5}, variant=True),
+    "spectral_risk_chi2": Row(
+        functools.partial(_spectral_risk, smoothing="chi2"), {"r": 2.5, "penalty": 0.5}, variant=True
+    ),
+    "spectral_risk_kl": Row(functools.partial(_spectral_risk, smoothing="kl"), {"r": 2.5, "penalty": 0.5}),
 }
 OPTIMIZERS = {
     "also": Row(_also, ALSO, groups=True),
@@ -125,6 +139,7 @@ OPTIMIZERS = {
     "rgd": Row(functools.partial(also_optax.rgd, 0.02), {"clip": 2.0}),
     "group_dro_optimizer": Row(_group_dro(functools.partial(also_optax.group_dro, 0.01)), GROUP_DRO, groups=True),
     "tilted_optimizer": Row(functools.partial(also_optax.tilted, 0.02), TILTED, variant=True),
+    "cvar": Row(functools.partial(also_optax.cvar, 0.02), {"alpha": 0.4}),
 }
 STACKED = problems.batches(steps=6)
 
@@ -191,7 +206,7 @@ def test_the_adversary_moves_or_says_that_it_is_stateless(row):
     assert int(after.step) == len(STACKED.x)
     batch = problems.batch_at(STACKED, 0)
     weights = [also_optax.example_weights(state, batch.y**2, batch.groups) for state in (before, after)]
-    stateless = isinstance(after, also_optax.RgdState)
+    stateless = isinstance(after, also_optax.RgdState | WholeBatchState)
     drawn_by_pi = getattr(after, "log_frequencies", 0) is None
     assert np.allclose(*weights) == (stateless or drawn_by_pi)
 
@@ -316,7 +331,7 @@ def test_ids_of_a_narrow_dtype_count_though_the_number_of_groups_does_not_fit_it
 def test_losses_above_max_loss_are_rejected(row):
     tx = row.make(**row.hyperparams, max_loss=5.0)
     state = tx.init(None)
-    losses, groups = jnp.array([0.5, 5.0, 5.1]), jnp.array([0, 1, 2])
+    losses, groups = jnp.array([5.0, 5.0, 5.1]), jnp.array([0, 1, 2])
     assert (also_optax.example_weights(state, losses, groups) == 0).tolist() == [False, False, True]
     _, state = tx.update(None, state, losses=losses, groups=groups)
     assert int(state.rejected) == 1
@@ -488,6 +503,7 @@ def test_inject_hyperparams_changes_nothing(row):
             {"learning_rate": 0.01, "num_groups": problems.NUM_GROUPS, "group_counts": 10 * problems.FREQUENCIES},
         ),
         "tilted_optimizer": (also_optax.tilted, {"learning_rate": 0.02}),
+        "cvar": (also_optax.cvar, {"learning_rate": 0.02}),
     }
     factory, fixed = public[name]
     static = [argument for argument in ("num_groups", "lookahead", "lazy") if argument in fixed]

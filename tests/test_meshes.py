@@ -19,14 +19,24 @@ STEPS, SIZE = 200, 16
 NUM_TABLE_ENTRIES = 8  # every mesh divides it
 WHOLE = PartitionSpec()
 
+WHOLE_BATCH = (
+    "cvar",
+    "kl_cvar",
+    "chi2_penalty",
+    "chi2_ball",
+    "spectral_risk",
+    "spectral_risk_chi2",
+    "spectral_risk_kl",
+)
 BY_PAIRS = (
     "also_lazy",
     "also_by_scores",
     "exponentiated_gradient",
     "exponentiated_gradient_lazy",
     "absgd_in_a_ball",
+    *WHOLE_BATCH,
 )
-"""Rules which hear of all pairs of ids and losses, not of sums."""
+"""Rules of very many weights or of a whole batch, which hear of ids and losses themselves, not of sums by group."""
 
 BY_MEANS = ("group_dro", "doremi", "tilted_groups")
 """Rules that weigh groups by their means over the batch."""
@@ -509,3 +519,15 @@ def test_split_tables_are_never_gathered_on_an_explicit_mesh():
     text = step.lower(state, batch).compile().as_text()
     sent = [match["shape"] for match in map(COLLECTIVE.search, text.splitlines()) if match]
     assert sent and all(str(num_groups) not in shape for shape in sent), sent
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE_BATCH if not RULES[name].variant])
+def test_a_rule_of_a_whole_batch_gathers_the_losses_and_searches_them_on_every_device(name):
+    stacked = batches_for("rules", steps=1)
+    plain = collectives(optax.adamw(0.02), plain_step, stacked)
+    row = RULES[name]
+    tx = optax.chain(row.make(**row.hyperparams), optax.adamw(0.02))
+    with jax.set_mesh(mesh_of(AxisType.Auto, data=8)):
+        found = collectives(tx, problems.train_step, stacked)
+    assert sum(op == "all-reduce" for op, _ in found) <= len(plain), found
+    assert max(size for _, sizes in found for size in sizes) <= SIZE, found

@@ -150,6 +150,11 @@ LINES = [
         baseline_collectives={"all-reduce": {"count": 2, "bytes": 10**6}},
     ),
     line("grid", around(0.2, 0.01), part="e", workload="grid", against="each", num_groups=2, optimism=1, grid=64),
+    line("rule", around(1.9, 0.01), part="f", workload="batch", method="cvar", against="sort", batch=65_536),
+    line("slow rule", around(2.9, 0.01), part="f", workload="batch", method="kl_cvar", against="sort", batch=65_536),
+    line(
+        "smooth", around(9.0, 0.1), part="f", workload="batch", method="spectral_risk_kl", against="sort", batch=65_536
+    ),
 ]
 EXPECTED = {
     "noise": NO_BAR,
@@ -173,6 +178,9 @@ EXPECTED = {
     "compile": NO_BAR,
     "gathered": NOT_MET,
     "grid": MET,
+    "rule": MET,
+    "slow rule": NOT_MET,
+    "smooth": MET,
 }
 
 
@@ -244,9 +252,10 @@ def test_finished_cases_are_skipped_failed_ones_are_not(tmp_path, monkeypatch):
 
 
 def test_a_smoke_run_of_a_few_cases_leaves_lines_a_page_and_a_picture(tmp_path):
-    chosen = ["--parts", "a,b", "--cases", "a/mlp/call/also/dense/10/o0,b/*/call/*no-average/1e5/o1,a/mlp/call/adamw"]
+    names = ("a/mlp/call/also/dense/10/o0", "b/*/call/*no-average/1e5/o1", "a/mlp/call/adamw", "f/*/cvar")
+    chosen = ["--parts", "a,b,f", "--cases", ",".join(names)]
     assert main(["speed", "--smoke", "--out", str(tmp_path), *chosen]) == 0
     lines = [json.loads(entry) for entry in (tmp_path / "speed.jsonl").read_text().splitlines()]
-    assert len(lines) == 3 and not any("error" in entry for entry in lines)
+    assert len(lines) == 4 and not any("error" in entry for entry in lines)
     assert all(np.all(np.array(entry["ratios"]) > 0) for entry in lines)
     assert "a smoke run" in (tmp_path / "speed.md").read_text() and (tmp_path / "speed.png").is_file()

@@ -47,7 +47,7 @@ class CvarState(WholeBatchState):
 
     def weights(self, batch: Batch, losses: jax.Array) -> jax.Array:
         """The cases of the module docstring."""
-        alpha = self.hyperparams.alpha
+        alpha = jnp.maximum(self.hyperparams.alpha, jnp.finfo(losses.dtype).tiny)
         share = alpha * batch.count
 
         def is_low_enough(threshold: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.speed.cases import DEVICES, DUAL_UPDATE, SWEEP, WHOLE_STEP
+from benchmarks.speed.cases import BATCH_RULES, DEVICES, DUAL_UPDATE, SWEEP, WHOLE_STEP
 from benchmarks.speed.timing import Summary, summarize
 
 Line = dict[str, Any]
@@ -27,6 +27,12 @@ STATE_BYTES = 2 * 2**30
 PAIR_BYTES = 64
 """Bytes an example of the global batch that collectives may move beside those of the baseline; tables may not."""
 GRID = 1.0
+SORTS = 2.0
+"""Times a sort of the batch that the weights of a rule of a whole batch may take."""
+SMOOTHED_SORTS = 20.0
+"""The same of a smoothed spectral risk, which is an isotonic regression."""
+
+SMOOTHED = ("risk_chi2", "risk_kl", "superquantile_chi2", "superquantile_kl")
 
 MET, BY_INTERVAL, NOT_MET, NO_BAR = "met", "met within the interval", "NOT MET", ""
 
@@ -89,6 +95,8 @@ def _bar(line: Line, lines: Sequence[Line]) -> float | None:
         return _bar_of_step(line, lines)
     if line["part"] == DUAL_UPDATE:
         return _bar_of_dual(line, lines)
+    if line["part"] == BATCH_RULES:
+        return SMOOTHED_SORTS if line["method"].endswith(SMOOTHED) else SORTS
     return GRID if line["part"] == SWEEP else None
 
 

@@ -18,8 +18,20 @@ PARTS = {
     "c": "compile time and peak memory",
     "d": "several devices",
     "e": "a grid of hyperparameters at once",
+    "f": "rules of a whole batch",
 }
-WHOLE_STEP, DUAL_UPDATE, COMPILING, DEVICES, SWEEP = PARTS
+WHOLE_STEP, DUAL_UPDATE, COMPILING, DEVICES, SWEEP, BATCH_RULES = PARTS
+WHOLE_BATCH_RULES = (
+    "cvar",
+    "kl_cvar",
+    "chi2_penalty",
+    "chi2_ball",
+    "spectral_risk",
+    "spectral_risk_chi2",
+    "spectral_risk_kl",
+    "superquantile_chi2",
+    "superquantile_kl",
+)
 OTHERS = [method for method in BASELINES if method != "also"]
 
 
@@ -41,6 +53,7 @@ class Protocol:
       devices: how many fake devices.
       device_groups, device_lazy: G of `also` there, replicated and lazy.
       grid_side, grid_steps: the grid of hyperparameters is square; steps of each training.
+      rule_batch: losses that a rule of a whole batch weighs.
       smoke: whether the sizes are those of `SMOKE`.
       version: of the protocol.
     """
@@ -66,6 +79,7 @@ class Protocol:
     device_lazy: int = 10**5
     grid_side: int = 8
     grid_steps: int = 100
+    rule_batch: int = 65_536
     smoke: bool = False
     version: int = VERSION
 
@@ -100,6 +114,7 @@ SMOKE = Protocol(
     device_lazy=10**4,
     grid_side=2,
     grid_steps=2,
+    rule_batch=256,
     smoke=True,
 )
 """Everything, so small that it only shows that all of it runs."""
@@ -111,16 +126,18 @@ class Case:
 
     Attributes:
       part: a letter of `PARTS`.
-      workload: a name in `WORKLOADS`, `dual` or `grid`.
+      workload: a name in `WORKLOADS`, `dual`, `grid` or `batch`.
       form: `call` (one step a call), `scan`, or `bytes` for what is counted and not timed.
-      method: an optimizer; `also` has the settings below.
-      against: what it is measured against: an optimizer, `copy`, `lazy` (the same at `against_groups`), or `each`.
+      method: an optimizer, `also` with the settings below, or one of `WHOLE_BATCH_RULES`.
+      against: what it is measured against: an optimizer, `copy`, `lazy` (the same at `against_groups`), `each` or
+        `sort`.
       num_groups: G.
       lazy: whether only the batch's entries of the tables are touched.
       average: whether a moving average of the losses is kept.
       optimism: alpha.
       against_groups: G of the other side, where it has one.
       devices: how many.
+      batch: losses that a rule of a whole batch weighs.
     """
 
     part: str
@@ -134,6 +151,7 @@ class Case:
     optimism: int | None = None
     against_groups: int | None = None
     devices: int | None = None
+    batch: int | None = None
     name: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
@@ -186,7 +204,14 @@ def size_name(size: int) -> str:
 
 def cases(protocol: Protocol, parts: Sequence[str], patterns: Sequence[str] = ()) -> list[Case]:
     """The cases of `parts` whose name holds one of `patterns` (with ``*`` and ``?``); no pattern is all."""
-    makers = {WHOLE_STEP: _steps, DUAL_UPDATE: _dual, COMPILING: _compiling, DEVICES: _devices, SWEEP: _sweep}
+    makers = {
+        WHOLE_STEP: _steps,
+        DUAL_UPDATE: _dual,
+        COMPILING: _compiling,
+        DEVICES: _devices,
+        SWEEP: _sweep,
+        BATCH_RULES: _batch_rules,
+    }
     found = [case for part in parts for case in makers[part](protocol)]
     return [case for case in found if not patterns or any(fnmatch(case.name, f"*{p}*") for p in patterns)]
 
@@ -256,3 +281,8 @@ def _devices(protocol: Protocol) -> Iterator[Case]:
 def _sweep(protocol: Protocol) -> Iterator[Case]:
     del protocol
     yield Case(SWEEP, "grid", "call", "also", "each", num_groups=2, optimism=1)
+
+
+def _batch_rules(protocol: Protocol) -> Iterator[Case]:
+    for method in WHOLE_BATCH_RULES:
+        yield Case(BATCH_RULES, "batch", "call", method, "sort", batch=protocol.rule_batch)

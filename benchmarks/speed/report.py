@@ -12,7 +12,7 @@ from benchmarks import records
 from benchmarks.report import NoResultsError, pipes, show, where, write_beside
 from benchmarks.speed import bars, figure
 from benchmarks.speed.bars import BY_INTERVAL, NO_BAR, NOT_MET, Judged
-from benchmarks.speed.cases import COMPILING, DEVICES, DUAL_UPDATE, PARTS, SWEEP, WHOLE_STEP, size_name
+from benchmarks.speed.cases import BATCH_RULES, COMPILING, DEVICES, DUAL_UPDATE, PARTS, SWEEP, WHOLE_STEP, size_name
 from benchmarks.speed.workloads import TINY, WORKLOADS
 
 MEBI = 2**20
@@ -102,6 +102,9 @@ def tables(judged: Sequence[Judged]) -> Iterator[Titled]:
     if rows := [j for j in judged if j.line["part"] == SWEEP]:
         title = "Trained at once under `vmap`, over one after another"
         yield Titled(SWEEP, title, _table(rows, _RATIO, "grid", lambda j: f"{j.line['grid']} pairs"))
+    if rows := [j for j in judged if j.line["part"] == BATCH_RULES]:
+        title = "Time of the weights of a batch over that of `jnp.sort` of its losses"
+        yield Titled(BATCH_RULES, title, _table(rows, _SORTED, "rule", _name))
 
 
 def markdown(lines: Sequence[records.Line], judged: Sequence[Judged], found: Sequence[Titled], file: Path) -> str:
@@ -139,6 +142,8 @@ NOTES = {
     DEVICES: "Fake devices on one machine: the collectives are those of a real one, the times show extra work but say "
     "nothing about scaling. The bar is for bytes: at most "
     f"{bars.PAIR_BYTES} an example of the global batch beside the baseline's, which leaves no room for tables.",
+    BATCH_RULES: "`example_weights` of losses drawn from an exponential distribution. A smoothed spectral risk is an "
+    "isotonic regression, whose bar is higher.",
 }
 
 
@@ -244,6 +249,7 @@ _RATIO: dict[str, Column] = {
     "bar": _bar,
     "verdict": _verdict,
 }
+_SORTED: dict[str, Column] = {"losses": lambda j: str(j.line["batch"]), **_RATIO}
 _FLAT: dict[str, Column] = {
     "large": _size,
     "small": lambda j: size_name(j.line["against_groups"]),

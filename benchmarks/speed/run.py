@@ -9,8 +9,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import records
-from benchmarks.speed import compiling, devices, dual, sweep
-from benchmarks.speed.cases import COMPILING, DEVICES, DUAL_UPDATE, SWEEP, WHOLE_STEP, Case, Protocol, cases
+from benchmarks.speed import compiling, devices, dual, rules, sweep
+from benchmarks.speed.cases import (
+    BATCH_RULES,
+    COMPILING,
+    DEVICES,
+    DUAL_UPDATE,
+    SWEEP,
+    WHOLE_STEP,
+    Case,
+    Protocol,
+    cases,
+)
 from benchmarks.speed.steps import WholeSteps
 
 
@@ -50,6 +60,7 @@ def _measure_all(protocol: Protocol, todo: Sequence[Case], file: Path, console: 
         COMPILING: compiling.measure,
         DEVICES: devices.measure,
         SWEEP: sweep.measure,
+        BATCH_RULES: rules.measure,
     }
     provenance = records.provenance()
     columns = (TextColumn("{task.description:<40}"), BarColumn(), TaskProgressColumn())
