@@ -42,7 +42,10 @@ SMALL = 2**12
 """Up to so many examples an epoch is shuffled by sorting; beyond, each entry of it is worked out by itself."""
 
 ROUNDS = 6
+"""Of two half-rounds each, of the network that shuffles large epochs."""
+
 FAN = 8
+"""Children of each sum in the tree that weights are drawn from."""
 
 
 def uniform(key: jax.Array, num_examples: int, batch_size: int) -> jax.Array:
@@ -303,10 +306,13 @@ def by_weights(key: jax.Array, weights: ArrayLike, batch_size: int) -> jax.Array
     check_count("batch_size", batch_size)
     if weights.ndim != 1 or weights.size == 0:
         raise ValueError(f"`weights` must have one entry per example, shape [n], got shape {weights.shape}.")
+    levels = _tree_of_sums(weights.astype(statistics_dtype()))
+    # In the high mode the Gumbel-max choice is right for chances down to 1e-13, in the low one to 1e-7.
+    gumbels = jax.random.gumbel(key, (len(levels), batch_size, FAN), statistics_dtype(), mode="high")
     drawn = jnp.zeros((batch_size,), jnp.int32)
-    for level, children in enumerate(_tree_of_sums(weights.astype(statistics_dtype()))):
-        log_weights = jnp.log(children[drawn])  # [B, FAN]
-        drawn = FAN * drawn + jax.random.categorical(jax.random.fold_in(key, level), log_weights, mode="high")
+    for children, gumbel in zip(levels, gumbels, strict=True):
+        choice = jnp.argmax(jnp.log(children[drawn]) + gumbel, axis=-1)
+        drawn = FAN * drawn + choice.astype(jnp.int32)
     return jnp.minimum(drawn, weights.size - 1)
 
 
