@@ -5,7 +5,7 @@ A *rule* (``reweight_by_*``) carries an adversary in the optimizer's state and l
 the primal step of its paper: :func:`also`, :func:`absgd`, :func:`abadam`, :func:`rgd`.
 """
 
-from also_optax import divergences
+from also_optax import contrib, divergences, losses, samplers
 from also_optax._accumulation import MultiStepsState, multi_steps
 from also_optax._alias import abadam, absgd, also, rgd
 from also_optax._base import Reweighted
@@ -33,11 +33,13 @@ __all__ = [
     "abadam",
     "absgd",
     "also",
+    "contrib",
     "diagnostics",
     "divergences",
     "eval_params",
     "example_weights",
     "group_weights",
+    "losses",
     "merge",
     "multi_steps",
     "observe",
@@ -49,6 +51,7 @@ __all__ = [
     "reweight_by_cvar",
     "reweight_by_rgd",
     "rgd",
+    "samplers",
     "state_shardings",
     "value_and_grad",
 ]

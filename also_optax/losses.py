@@ -23,6 +23,7 @@ meaning but finite with a finite gradient, so that ``where`` can leave it out. P
 is one `jax.vmap`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -148,8 +149,8 @@ def ldam_loss(
       Cao et al, *Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss*,
       `arXiv 1906.07413 <https://arxiv.org/abs/1906.07413>`_, eq. (13) and algorithm 1.
     """
-    check_scalar("max_margin", max_margin, "at least 0 and finite", lambda v: 0 <= v < np.inf)
-    check_scalar("scale", scale, "above 0 and finite", lambda v: 0 < v < np.inf)
+    max_margin = _number("max_margin", max_margin, "at least 0 and finite", lambda v: 0 <= v < np.inf)
+    scale = _number("scale", scale, "above 0 and finite", lambda v: 0 < v < np.inf)
     logits, labels = _checked(logits, labels)
     counts = _class_table("class_counts", class_counts, logits.shape[-1])
     rarest = jnp.min(counts, where=counts > 0, initial=jnp.inf)
@@ -195,7 +196,7 @@ def logit_adjusted_cross_entropy(
       Menon et al, *Long-Tail Learning via Logit Adjustment*,
       `arXiv 2007.07314 <https://arxiv.org/abs/2007.07314>`_, eq. (10).
     """
-    check_scalar("tau", tau, "finite", lambda v: -np.inf < v < np.inf)
+    tau = _number("tau", tau, "finite", lambda v: -np.inf < v < np.inf)
     logits, labels = _checked(logits, labels)
     frequencies = _class_table("class_frequencies", class_frequencies, logits.shape[-1])
     log_prior = jnp.log(jnp.maximum(frequencies / frequencies.sum(), 1 / LARGEST))
@@ -243,9 +244,9 @@ def symmetric_cross_entropy(
       Wang et al, *Symmetric Cross Entropy for Robust Learning with Noisy Labels*,
       `arXiv 1908.06112 <https://arxiv.org/abs/1908.06112>`_, eq. (7).
     """
-    check_scalar("alpha", alpha, "at least 0 and finite", lambda v: 0 <= v < np.inf)
-    check_scalar("beta", beta, "at least 0 and finite", lambda v: 0 <= v < np.inf)
-    check_scalar("log_zero", log_zero, "at most 0 and finite", lambda v: -np.inf < v <= 0)
+    alpha = _number("alpha", alpha, "at least 0 and finite", lambda v: 0 <= v < np.inf)
+    beta = _number("beta", beta, "at least 0 and finite", lambda v: 0 <= v < np.inf)
+    log_zero = _number("log_zero", log_zero, "at most 0 and finite", lambda v: -np.inf < v <= 0)
     lead = _lead_of_others(1, *_checked(logits, labels))
     return alpha * jax.nn.softplus(lead) - beta * log_zero * jax.nn.sigmoid(lead)
 
@@ -281,9 +282,9 @@ def generalised_cross_entropy(logits: ArrayLike, labels: ArrayLike, q: ArrayLike
       Zhang and Sabuncu, *Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels*,
       `arXiv 1805.07836 <https://arxiv.org/abs/1805.07836>`_, eq. (6).
     """
-    check_scalar("q", q, "in [0, 1]", lambda v: 0 <= v <= 1)
+    q = _number("q", q, "in [0, 1]", lambda v: 0 <= v <= 1)
     cross_entropy = jax.nn.softplus(_lead_of_others(1, *_checked(logits, labels)))
-    bends = jnp.asarray(q) > 1e-20  # below, the two differ by less than any float has digits for
+    bends = q > 1e-20  # below, the two differ by less than any float has digits for
     safe_q = jnp.where(bends, q, 1)
     return jnp.where(bends, -jnp.expm1(-safe_q * cross_entropy) / safe_q, cross_entropy)
 
@@ -320,12 +321,12 @@ def softmax_focal_loss(logits: ArrayLike, labels: ArrayLike, gamma: ArrayLike = 
       Lin et al, *Focal Loss for Dense Object Detection*,
       `arXiv 1708.02002 <https://arxiv.org/abs/1708.02002>`_, eq. (4).
     """
-    check_scalar("gamma", gamma, "at least 0 and finite", lambda v: 0 <= v < np.inf)
+    gamma = _number("gamma", gamma, "at least 0 and finite", lambda v: 0 <= v < np.inf)
     lead = _lead_of_others(1, *_checked(logits, labels))
     return optax.sigmoid_focal_loss(-lead, jnp.ones_like(lead), gamma=gamma)
 
 
-def _lead_of_others(scale: ArrayLike, logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _lead_of_others(scale: jax.Array | float, logits: jax.Array, labels: jax.Array) -> jax.Array:
     """m of the module docstring for ``scale * logits``, over `scale`: ``[...]``, finite."""
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     of_label = jnp.sum(logits, axis=-1, where=is_label, keepdims=True)
@@ -333,6 +334,12 @@ def _lead_of_others(scale: ArrayLike, logits: jax.Array, labels: jax.Array) -> j
         return jnp.full_like(of_label[..., 0], -LARGEST)
     others = jnp.where(is_label, -jnp.inf, scale * (logits - of_label))
     return jax.nn.logsumexp(others, axis=-1) / scale
+
+
+def _number(name: str, value: ArrayLike, requirement: str, holds: Callable[[float], bool]) -> jax.Array:
+    """A scalar parameter, checked where it is concrete; of weak type where it is a Python number."""
+    check_scalar(name, value, requirement, holds)
+    return jnp.asarray(value)
 
 
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:

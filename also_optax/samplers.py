@@ -156,15 +156,15 @@ def group_index(groups: ArrayLike, num_groups: int) -> GroupIndex:
     """
     check_count("num_groups", num_groups)
     xp: Any = jnp if isinstance(groups, jax.core.Tracer) else np
-    groups = xp.asarray(groups)
-    if not jnp.issubdtype(groups.dtype, jnp.integer):
-        raise TypeError(f"`groups` must be integer ids, got dtype {groups.dtype}.")
-    if groups.ndim != 1:
-        raise ValueError(f"`groups` must have one id per example, shape [n], got shape {groups.shape}.")
-    if groups.dtype.itemsize < 4:  # G itself may not fit into a narrow dtype
-        groups = groups.astype(xp.int32)
-    order = xp.argsort(groups, stable=True)
-    edges = xp.searchsorted(groups[order], xp.arange(num_groups + 1, dtype=groups.dtype))
+    ids = xp.asarray(groups)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"`groups` must be integer ids, got dtype {ids.dtype}.")
+    if ids.ndim != 1:
+        raise ValueError(f"`groups` must have one id per example, shape [n], got shape {ids.shape}.")
+    if ids.dtype.itemsize < 4:  # G itself may not fit into a narrow dtype
+        ids = ids.astype(xp.int32)
+    order = xp.argsort(ids, stable=True)
+    edges = xp.searchsorted(ids[order], xp.arange(num_groups + 1, dtype=ids.dtype))
     counts = edges[1:] - edges[:-1]
     if xp is np and not counts.any():
         raise ValueError(f"`groups` must have an id in [0, {num_groups}), got none.")
@@ -327,7 +327,7 @@ def _tree_of_sums(weights: jax.Array) -> list[jax.Array]:
     """Sums of weights, each row the children of an entry of the level above; from the root, ``[1, FAN]``, down."""
     known = jnp.where(weights > 0, weights, 0)
     sums = known / jnp.maximum(jnp.max(known), jnp.finfo(known.dtype).tiny)
-    levels = []
+    levels: list[jax.Array] = []
     while not levels or sums.size > 1:
         rows = jnp.pad(sums, (0, -sums.size % FAN)).reshape(-1, FAN)
         levels.append(rows)
@@ -427,9 +427,9 @@ class GrainSampler:
         if num_examples is not None:
             check_count("num_examples", num_examples)
             groups = np.zeros(num_examples, np.int32)
-        groups = np.asarray(groups)
-        num_groups = np.shape(group_weights)[0] if np.ndim(group_weights) else max(int(groups.max(initial=0)) + 1, 1)
-        index = group_index(groups, num_groups)
+        ids = np.asarray(groups)
+        num_groups = max(int(ids.max(initial=0)) + 1, 1) if group_weights is None else np.asarray(group_weights).size
+        index = group_index(ids, num_groups)
         self._num_draws, self._seed = num_draws, int(seed)
         self._order, self._starts, self._counts = (np.asarray(table) for table in index[:3])
         self._chances = _chances(self._counts, group_weights)
@@ -440,7 +440,7 @@ class GrainSampler:
 
     def __getitem__(self, index: int) -> Any:
         """The ``grain.RecordMetadata`` of an index: which example, and a generator for its random transformations."""
-        from grain import python as grain
+        from grain import python as grain  # type: ignore[import-not-found,unused-ignore]
 
         example, generator = self._draw(index)
         return grain.RecordMetadata(index=index, record_key=example, rng=generator)
@@ -465,8 +465,8 @@ class GrainSampler:
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be in [0, {len(self)}), got {index}.")
         generator = np.random.Generator(np.random.Philox(key=[self._seed, index]))
-        group = np.searchsorted(np.cumsum(self._chances), generator.random(), side="right")
-        group = min(int(group), int(np.flatnonzero(self._chances)[-1]))  # the last sum may be just below 1
+        group = int(np.searchsorted(np.cumsum(self._chances), generator.random(), side="right"))
+        group = min(group, int(np.flatnonzero(self._chances)[-1]))  # the last sum may be just below 1
         return int(self._order[self._starts[group] + generator.integers(self._counts[group])]), generator
 
 

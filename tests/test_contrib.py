@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logsumexp, softmax
 
 import also_optax
@@ -78,14 +78,16 @@ def test_the_adversarys_gap_is_that_of_brute_force_and_the_sum_bounds_the_dualit
         params, pi = np.asarray(result.params), np.asarray(result.weights)
         losses = MATRIX @ params + OFFSETS
 
-        def negative(logits, losses=losses):
-            p = softmax(logits)
-            value = p @ losses - penalty * (p * (np.log(p) - np.log(PRIOR))).sum()
-            inner = losses - penalty * (np.log(p) - np.log(PRIOR) + 1)
-            return -value, -p * (inner - p @ inner)
+        worst = losses.argmax()  # max over p = min over t of t + tau sum prior exp((l - t)/tau - 1), by duality
 
-        found = minimize(negative, np.log(PRIOR), jac=True, method="BFGS", options={"gtol": 1e-12, "maxiter": 5000})
-        highest = -found.fun + DECAY / 2 * params @ params
+        def dual(t, losses=losses):
+            return t + penalty * PRIOR @ np.exp((losses - t) / penalty - 1)
+
+        bounds = losses[worst] + penalty * (np.log(PRIOR[worst]) - 1.01), losses[worst]
+        found = minimize_scalar(dual, bounds=bounds, method="bounded", options={"xatol": 1e-10})
+        sampled = np.random.default_rng(steps).dirichlet(0.1 * np.ones(20), size=10_000) + 1e-300
+        assert (sampled @ losses - penalty * (sampled * np.log(sampled / PRIOR)).sum(axis=1) <= found.fun + 1e-9).all()
+        highest = found.fun + DECAY / 2 * params @ params
         value = _value(params, pi, penalty)
         np.testing.assert_allclose(result.adversary_gaps[-1], highest - value, rtol=1e-5, atol=1e-8)
 
@@ -279,21 +281,25 @@ def test_recover_comes_nearer_to_the_optimum_than_the_batchs_own_objective():
 
 def test_recover_neither_overflows_nor_stalls_at_any_ratio_of_loss_to_temperature():
     """Losses of 1e4 temperatures that fall to a few: raw exponentials overflow, and an estimate stays stuck above."""
-    method = contrib.recover(optax.exponential_decay(0.3, 1, 0.99), temperature=0.01, averaging_rate=0.2)
+    method = contrib.recover(optax.exponential_decay(0.3, 1, 0.93), temperature=0.01, averaging_rate=0.2)
     targets = jnp.array([[0.0, 1.0], [-1.0, 0.5], [-0.3, 0.4]])
 
-    def step(carry, i):
+    def losses_of(x):
+        return jnp.sum((x[None] - targets) ** 2, axis=-1)
+
+    def step(carry, _):
         params, state = carry
-        updates, state = method.update(lambda x, y: jnp.sum((x - y) ** 2)[None] + jnp.zeros(1), state, params, targets)
+        updates, state = method.update(losses_of, state, params)
         return (optax.apply_updates(params, updates), state), state.log_mean
 
     start = jnp.array([7.0, -8.0])
     with jax.debug_nans(True):
-        run = jax.jit(lambda: jax.lax.scan(step, (start, method.init(start)), jnp.arange(60)))
+        run = jax.jit(lambda: jax.lax.scan(step, (start, method.init(start)), length=100))
         (params, state), log_means = run()
     assert log_means[0] > 1e4
     assert np.isfinite(log_means).all()
-    _close(params, targets.mean(axis=0), float32=1e-3, float64=1e-3)
+    np.testing.assert_allclose(params, [-0.5, 0.75], atol=0.02)  # midway between the two farthest from each other
+    assert log_means[-1] < 40
     for leaf in jax.tree.leaves(state):
         assert np.isfinite(leaf).all()
 
@@ -392,7 +398,14 @@ def test_lsvrg_reaches_the_optimum(x64, worst_weights, objective):
     x, y = _regression()
     optimum = _optimum(objective)
     params, weights = lsvrg(
-        _squared, worst_weights, x, y, jax.random.key(0), learning_rate=0.01, weight_decay=1.0, passes=60
+        _squared,
+        worst_weights,
+        jnp.asarray(x),
+        jnp.asarray(y),
+        jax.random.key(0),
+        learning_rate=0.01,
+        weight_decay=1.0,
+        passes=60,
     )
     losses = (x @ np.asarray(params) - y) ** 2 / 2
     assert abs(objective(losses) + np.sum(params**2) / 2 - optimum.fun) < 1e-6

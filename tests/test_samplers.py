@@ -60,24 +60,30 @@ SAMPLERS = {
     ),
     "by_weights": (lambda key: samplers.by_weights(key, EXAMPLE_WEIGHTS, B), EXAMPLE_WEIGHTS, None),
 }
-each = pytest.mark.parametrize(("sample", "chances", "frequencies"), SAMPLERS.values(), ids=SAMPLERS.keys())
+each = pytest.mark.parametrize("name", SAMPLERS)
+
+
+@functools.cache
+def _batches_of(name):
+    """Three thousand batches of one sampler; compiling the random numbers is what takes time."""
+    return _draws(SAMPLERS[name][0], 3000)
 
 
 # --- What is drawn ----------------------------------------------------------------------------------------------------
 
 
 @each
-def test_each_example_is_drawn_as_often_as_it_should_be(sample, chances, frequencies):
-    drawn = _draws(sample, 2000)
-    assert drawn.shape == (2000, B) and drawn.dtype == np.int32
-    assert _fits(drawn, chances)
+def test_each_example_is_drawn_as_often_as_it_should_be(name):
+    drawn = _batches_of(name)
+    assert drawn.shape == (3000, B) and drawn.dtype == np.int32
+    assert _fits(drawn, SAMPLERS[name][1])
 
 
 @each
-def test_a_sampler_is_a_function_of_its_key(sample, chances, frequencies):
-    first, again = (jax.jit(sample)(KEY) for _ in range(2))
-    np.testing.assert_array_equal(first, again)
-    assert (first != jax.jit(sample)(jax.random.key(1))).any()
+def test_a_sampler_is_a_function_of_its_key(name):
+    sample, *_ = SAMPLERS[name]
+    np.testing.assert_array_equal(jax.jit(sample)(jax.random.split(KEY, 3000)[17]), _batches_of(name)[17])
+    assert len(np.unique(_batches_of(name), axis=0)) == 3000
 
 
 def test_group_and_example_are_drawn_independently_of_each_other():
@@ -88,10 +94,11 @@ def test_group_and_example_are_drawn_independently_of_each_other():
 
 
 def test_upsampling_spans_from_uniform_to_group_balanced():
-    for strength, chances in ((0.0, np.ones(N)), (1.0, (1 / SIZES)[GROUPS])):
-        assert _fits(_draws(lambda key, s=strength: samplers.upsampling(key, INDEX, B, strength=s), 1000), chances)
-    inverse = _draws(lambda key: samplers.by_weights(key, (1 / SIZES)[GROUPS], B), 1000)
-    assert _fits(inverse, (1 / SIZES)[GROUPS])
+    strengths = jnp.repeat(jnp.array([0.0, 1.0]), 1000)
+    sample = jax.vmap(lambda key, strength: samplers.upsampling(key, INDEX, B, strength=strength))
+    uniform, balanced = np.split(np.asarray(jax.jit(sample)(jax.random.split(KEY, 2000), strengths)), 2)
+    assert _fits(uniform, np.ones(N))
+    assert _fits(balanced, (1 / SIZES)[GROUPS])  # as by_weights draws with these
 
 
 def test_groups_without_examples_and_examples_without_group_are_never_drawn():
@@ -192,43 +199,38 @@ def _loss_and_dual_gradient(opt_state, tx, indices, groups):
     return loss, also_optax.diagnostics(opt_state)["group_losses"], rw.weights.mean()
 
 
-def _assert_unbiased(sample, groups, num_groups, frequencies, loss, dual_gradient, prior):
+def _assert_unbiased(batches, groups, num_groups, frequencies, loss, dual_gradient, prior):
     tx = also_optax.reweight_by_also(num_groups, prior=prior, group_frequencies=frequencies)
     opt_state = tx.init(())
-    draws = jax.jit(jax.vmap(lambda key: _loss_and_dual_gradient(opt_state, tx, sample(key), groups)))
-    values = draws(jax.random.split(KEY, 3000))
+    values = jax.jit(jax.vmap(lambda indices: _loss_and_dual_gradient(opt_state, tx, indices, groups)))(batches)
     for actual, expected in zip(values, (loss, dual_gradient, 1.0), strict=True):
         actual = np.asarray(actual, float)
         error = actual.std(axis=0) / np.sqrt(len(actual))
         assert (np.abs(actual.mean(axis=0) - expected) < 4.5 * error + 1e-5).all()
-        assert np.all(error < 0.1 * np.maximum(np.abs(expected), 0.1) * np.sqrt(num_groups))
+        assert np.all(error < 0.1 * np.maximum(np.abs(expected), 0.1) * np.sqrt(num_groups))  # it can tell
 
 
 @pytest.mark.parametrize("name", [name for name, (*_, frequencies) in SAMPLERS.items() if frequencies is not None])
 def test_group_weights_and_dual_gradients_are_unbiased_with_the_frequencies_of_the_sampler(name):
-    sample, _, frequencies = SAMPLERS[name]
     pi = np.array([0.4, 0.1, 0.2, 0.3])
-    frequencies = None if name == "group_balanced" else frequencies
-    _assert_unbiased(sample, GROUPS, 4, frequencies, pi @ MEANS, MEANS, prior=pi)
+    frequencies = None if name == "group_balanced" else SAMPLERS[name][2]
+    _assert_unbiased(_batches_of(name), GROUPS, 4, frequencies, pi @ MEANS, MEANS, prior=pi)
 
 
 def test_drawing_groups_by_pi_needs_no_weights_and_is_unbiased():
     tx = also_optax.reweight_by_also(4, prior=TILTED, group_frequencies="pi")
-    pi = also_optax.group_weights(tx.init(()))
-
-    def sample(key):
-        return samplers.group_balanced(key, INDEX, B, group_weights=pi)
-
-    _assert_unbiased(sample, GROUPS, 4, "pi", TILTED @ MEANS, MEANS, prior=TILTED)
-    weights = also_optax.example_weights(tx.init(()), jnp.asarray(LOSSES)[sample(KEY)], GROUPS[np.asarray(sample(KEY))])
+    np.testing.assert_allclose(also_optax.group_weights(tx.init(())), TILTED, rtol=1e-6)
+    batches = _batches_of("group_balanced, weighted")  # by TILTED
+    _assert_unbiased(batches, GROUPS, 4, "pi", TILTED @ MEANS, MEANS, prior=TILTED)
+    weights = also_optax.example_weights(tx.init(()), jnp.asarray(LOSSES)[batches[0]], GROUPS[batches[0]])
     np.testing.assert_allclose(weights, 1, rtol=1e-6)
 
 
 @each
-def test_example_weights_and_dual_gradients_are_unbiased_with_the_chances_of_the_sampler(sample, chances, frequencies):
+def test_example_weights_and_dual_gradients_are_unbiased_with_the_chances_of_the_sampler(name):
     pi = 1 + np.arange(N) / N
     pi = pi / pi.sum()
-    _assert_unbiased(sample, np.arange(N), N, chances, pi @ LOSSES, LOSSES, prior=pi)
+    _assert_unbiased(_batches_of(name), np.arange(N), N, SAMPLERS[name][1], pi @ LOSSES, LOSSES, prior=pi)
 
 
 def test_uniform_draws_without_frequencies_are_the_sums_of_eq_4():
@@ -236,10 +238,8 @@ def test_uniform_draws_without_frequencies_are_the_sums_of_eq_4():
     pi = np.array([0.4, 0.1, 0.2, 0.3])
     sums = 4 / N * SIZES * MEANS
     tx = also_optax.reweight_by_also(4, prior=pi)
-    draws = jax.jit(
-        jax.vmap(lambda key: _loss_and_dual_gradient(tx.init(()), tx, samplers.uniform(key, N, B), GROUPS)[1])
-    )
-    values = np.asarray(draws(jax.random.split(KEY, 3000)))
+    values = jax.jit(jax.vmap(lambda indices: _loss_and_dual_gradient(tx.init(()), tx, indices, GROUPS)[1]))
+    values = np.asarray(values(_batches_of("uniform")))
     assert (np.abs(values.mean(axis=0) - sums) < 4.5 * values.std(axis=0) / np.sqrt(3000)).all()
 
 

@@ -156,32 +156,35 @@ def mirror_prox(
     if len(shape) != 1:
         raise ValueError(f"`per_example_loss` must give losses of shape [n], not averaged, got shape {shape}.")
     dtype = statistics_dtype()
+    gamma, eta, tau, alpha = (
+        jnp.asarray(of, dtype) for of in (learning_rate, dual_learning_rate, kl_penalty, optimism)
+    )
     log_prior = jnp.array(_simplex.log_simplex("prior", prior, shape[0], zeros=True), dtype)
-    convexity = 1 / jnp.asarray(learning_rate, dtype) if strong_convexity is None else strong_convexity
+    convexity = 1 / gamma if strong_convexity is None else jnp.asarray(strong_convexity, dtype)
 
     def weighted(params: Any, pi: jax.Array) -> tuple[jax.Array, jax.Array]:
-        losses = saturated(per_example_loss(params).astype(dtype))
+        losses = per_example_loss(params).astype(dtype)
         penalty = 0.0 if regulariser is None else regulariser(params)
-        return jnp.sum(pi * losses) + penalty, losses
+        return jnp.sum(pi * losses) + penalty, saturated(losses)  # whose gradient would vanish
 
     def evaluate(params: Any, tilt: jax.Array) -> _Point:
         log_normalizer = _simplex.log_partition(log_prior, tilt)
         pi = jnp.exp(_simplex.log_weights(log_prior, tilt, log_normalizer))
         gradient, losses = jax.grad(weighted, has_aux=True)(params, pi)
-        adversary_gap = _simplex.adversary_gap(log_prior, tilt, log_normalizer, losses, kl_penalty)
+        adversary_gap = _simplex.adversary_gap(log_prior, tilt, log_normalizer, losses, tau)
         model_gap = optax.tree.norm(gradient, squared=True).astype(dtype) / (2 * convexity)
         return _Point(params, tilt, log_normalizer, gradient, losses, adversary_gap + model_gap, adversary_gap)
 
     def step(carry: _Carry) -> _Carry:
         point = carry.point
         moved = jax.tree.map(
-            lambda p, g, old: (p - learning_rate * _ahead(g, old, optimism)).astype(p.dtype),
+            lambda p, g, old: (p - gamma * _ahead(g, old, alpha)).astype(p.dtype),
             point.params,
             point.gradient,
             carry.previous_gradient,
         )
-        ascent = saturated(dual_learning_rate * _ahead(point.losses, carry.previous_losses, optimism))
-        tilt = _simplex.prox_step(point.tilt, ascent, dual_learning_rate * kl_penalty)
+        ascent = saturated(eta * _ahead(point.losses, carry.previous_losses, alpha))
+        tilt = _simplex.prox_step(point.tilt, ascent, eta * tau)
         tilt = tilt - jnp.max(jnp.where(jnp.isneginf(log_prior), -jnp.inf, tilt))
         new = evaluate(moved, tilt)
         diverged = ~jnp.isfinite(new.gap)
@@ -213,6 +216,6 @@ def mirror_prox(
     )
 
 
-def _ahead(new: jax.Array, old: jax.Array, optimism: ArrayLike) -> jax.Array:
+def _ahead(new: jax.Array, old: jax.Array, optimism: jax.Array) -> jax.Array:
     """The gradient with negative momentum."""
     return new + optimism * (new - old)

@@ -183,7 +183,7 @@ class _Tilted(NamedTuple):
 
     log_mean: jax.Array
     gradient: Any
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # tuple.count, which nobody needs here
     rejected: jax.Array
 
 
