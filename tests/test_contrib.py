@@ -304,16 +304,25 @@ def test_recover_neither_overflows_nor_stalls_at_any_ratio_of_loss_to_temperatur
         assert np.isfinite(leaf).all()
 
 
-def test_recover_starts_anew_where_the_recursion_would_divide_by_zero_or_less():
-    """The batch that is worst at the old parameters and best at the new ones takes more off u than there is."""
+@pytest.mark.parametrize(("old", "new"), [(5.0, 0.0), (2.1725, 2.0)])
+def test_recover_starts_anew_where_the_recursion_leaves_nothing_of_u_or_less_than_the_batch_would(old, new):
+    """The batch is worse at the old parameters than all before: u is 1 + .9 (1 - 148) = -131, and .39 below .1 e^2."""
     method = contrib.recover(1.0, temperature=1.0, averaging_rate=0.1)
-    params = jnp.array(0.0)
-    state = method.init(params)
-    _, state = method.update(lambda x, y: y + 0 * x, state, params, jnp.array([0.0]))
-    _, state = method.update(lambda x, y: y - 5 * x, state, jnp.array(1.0), jnp.array([5.0]))
+    state = method.init(jnp.array(0.0))
+    _, state = method.update(lambda x: 0 * x[None], state, jnp.array(0.0))
+    _, state = method.update(lambda x: old + (new - old) * x[None], state, jnp.array(1.0))
     assert state.restarts == 1
-    _close(state.log_mean, 0.0)
-    _close(state.direction, -5.0)
+    _close(state.log_mean, new)
+    _close(state.direction, new - old)
+
+
+@pytest.mark.parametrize(("limit", "log_mean"), [(10.0, 0.0), (60.0, 50 + np.log(0.9))])
+def test_one_absurd_loss_starves_later_batches_only_within_the_limit(limit, log_mean):
+    method = contrib.recover(1.0, temperature=1.0, averaging_rate=0.1, max_log_ratio=limit)
+    state = method.init(jnp.array(0.0))
+    for loss in (50.0, 0.0):
+        _, state = method.update(lambda x, loss=loss: loss + x[None], state, jnp.array(0.0))
+    _close(state.log_mean, log_mean)
 
 
 def test_recover_leaves_out_padding_and_what_is_not_finite_and_stands_still_without_examples():

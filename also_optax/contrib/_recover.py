@@ -107,7 +107,7 @@ def recover(
       averaging_rate: a, in (0, 1]; a scalar or a schedule of the step. The weight of the new batch alone.
       optimizer: a transformation *before* the learning rate that the direction goes through, such as
         ``optax.scale_by_adam()``; None is plain descent, the paper's.
-      max_log_ratio: c, above 0, how far the estimate may be from the batch before it starts anew.
+      max_log_ratio: c, above 0, how far the estimate may be from the batch before it starts anew; more than 80 is 80.
       max_loss: losses above it are rejected.
 
     Returns:
