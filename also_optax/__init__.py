@@ -6,7 +6,7 @@ the primal step of its paper: :func:`also`, :func:`absgd`, :func:`abadam`, :func
 :func:`tilted`.
 """
 
-from also_optax import divergences, spectra
+from also_optax import contrib, divergences, losses, plotting, samplers, spectra
 from also_optax._accumulation import MultiStepsState, multi_steps
 from also_optax._alias import abadam, absgd, also, cvar, group_dro, rgd, tilted
 from also_optax._base import Reweighted
@@ -49,6 +49,7 @@ __all__ = [
     "abadam",
     "absgd",
     "also",
+    "contrib",
     "cvar",
     "diagnostics",
     "divergences",
@@ -56,11 +57,13 @@ __all__ = [
     "example_weights",
     "group_dro",
     "group_weights",
+    "losses",
     "merge",
     "multi_steps",
     "observe",
     "optimistic_gradient",
     "past_extragradient",
+    "plotting",
     "reweight",
     "reweight_by_absgd",
     "reweight_by_also",
@@ -74,6 +77,7 @@ __all__ = [
     "reweight_by_spectral_risk",
     "reweight_by_tilted",
     "rgd",
+    "samplers",
     "spectra",
     "state_shardings",
     "tilted",

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 @functools.cache
 def four_groups():
     """A logistic regression on groups of 1412, 76, 20 and 492, and its optima, with gradients of 1e-10."""
-    return dict(np.load(Path(__file__).parent / "reference" / "four_groups.npz"))
+    return dict(np.load(Path(__file__).parent / "reference" / "four_groups_logistic.npz"))
 
 
 def losses_of(params):
