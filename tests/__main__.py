@@ -1,7 +1,7 @@
 """Every check of this project, as one command: ``python -m tests`` (or only some: ``python -m tests lint types``).
 
 ``python -m tests nightly`` runs what takes too long for every change: a million weights against float64, variants of
-the rules compiled in every way and on every mesh, and meshes and processes in float64 throughout.
+the rules under the contract and on every mesh, and contract, meshes and processes in float64 throughout.
 """
 
 import argparse
@@ -14,18 +14,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = ["pytest", "-q", "-n", "2"]
 X64 = {"JAX_ENABLE_X64": "1"}
-OWN_PRECISION = ("meshes", "processes", "sharding", "speed_benchmark", "notebooks")
+OWN_PRECISION = ("sharding", "optima", "speed_benchmark", "notebooks", "plotting")
 """Tests that turn float64 on where they need it, or do not look at numbers."""
+IN_X64_BY_NIGHT = ("contract", "meshes", "processes")
 CHECKS = {
     "format": (["ruff", "format", "--check", "."], {}),
     "lint": (["ruff", "check", "."], {}),
     "types": (["mypy"], {}),
     "float32": (PYTEST, {}),
-    "x64": ([*PYTEST, *(f"--ignore=tests/test_{name}.py" for name in OWN_PRECISION)], X64),
+    "x64": ([*PYTEST, *(f"--ignore=tests/test_{name}.py" for name in (*OWN_PRECISION, *IN_X64_BY_NIGHT))], X64),
 }
 NIGHTLY = {
     "slow": ([*PYTEST, "-m", "slow"], {}),
-    "x64-meshes": ([*PYTEST, "-m", "slow or not slow", "tests/test_meshes.py", "tests/test_processes.py"], X64),
+    "x64-all": ([*PYTEST, "-m", "slow or not slow", *(f"tests/test_{name}.py" for name in IN_X64_BY_NIGHT)], X64),
 }
 
 

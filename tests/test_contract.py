@@ -23,8 +23,7 @@ from tests import problems
 class Row(NamedTuple):
     """A transformation under contract: `make(**hyperparams)`, with scalars that may be traced or scheduled.
 
-    A variant is another setting of a rule that has a row of its own: what takes long to compile is left to the nightly
-    profile.
+    A variant is another setting of a rule that has a row of its own: it is left to the nightly profile.
     """
 
     make: Callable[..., optax.GradientTransformationExtraArgs]
@@ -146,14 +145,13 @@ STACKED = problems.batches(steps=6)
 pytestmark = pytest.mark.usefixtures("references_of_zero")
 
 
-def each(rows: dict[str, Row], *, compiled: bool = False) -> pytest.MarkDecorator:
-    """All rows; variants of a test that compiles much are for the nightly profile."""
-    marks = {name: [pytest.mark.slow] * (compiled and row.variant) for name, row in rows.items()}
+def each(rows: dict[str, Row]) -> pytest.MarkDecorator:
+    """All rows; variants are for the nightly profile."""
+    marks = {name: [pytest.mark.slow] * row.variant for name, row in rows.items()}
     return pytest.mark.parametrize("row", [pytest.param(rows[name], id=name, marks=marks[name]) for name in rows])
 
 
-rules, compiled_rules = each(RULES), each(RULES, compiled=True)
-optimizers, compiled_optimizers = each(OPTIMIZERS), each(OPTIMIZERS, compiled=True)
+rules, optimizers = each(RULES), each(OPTIMIZERS)
 
 
 def with_sgd(row: Row, **hyperparams: Any) -> optax.GradientTransformationExtraArgs:
@@ -413,7 +411,7 @@ def test_one_compilation_and_a_stable_state_under_donation(row):
     assert_same((params, opt_state), trained_optimizer(row), rtol=1e-5)
 
 
-@compiled_rules
+@rules
 def test_jit_equals_eager(row):
     tx = with_sgd(row)
     params = problems.init_params()
@@ -423,7 +421,7 @@ def test_jit_equals_eager(row):
     assert_same((params, opt_state), problems.train(tx, jax.tree.map(lambda leaf: leaf[:2], STACKED)), rtol=1e-5)
 
 
-@compiled_optimizers
+@optimizers
 def test_a_grid_of_hyperparameters_trains_under_one_vmap(row):
     grid = {name: jnp.array([value, 2 * value, 0.7 * value]) for name, value in row.hyperparams.items()}
     if "averaging_rate" in grid:
@@ -434,13 +432,13 @@ def test_a_grid_of_hyperparameters_trains_under_one_vmap(row):
         assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone, rtol=2e-5)
 
 
-@compiled_rules
+@rules
 def test_constant_schedules_are_numbers(row):
     scheduled = {name: optax.constant_schedule(value) for name, value in row.hyperparams.items()}
     assert_same(problems.train(with_sgd(row, **scheduled), STACKED), trained_rule(row))
 
 
-@compiled_rules
+@rules
 def test_read_and_write_side_see_the_same_value_of_a_schedule(row):
     """Switching by schedule at step 3 is training with one value for 3 steps and with the other from there."""
     # What optimism lends in a step of a lazy rule is at the next step's rate, which only a schedule knows beforehand.
@@ -465,7 +463,7 @@ def test_read_and_write_side_see_the_same_value_of_a_schedule(row):
 # --- Inside optax and flax ------------------------------------------------------------------------------------------
 
 
-@compiled_rules
+@rules
 def test_a_rule_may_stand_anywhere_in_a_chain(row):
     rule = row.make(**row.hyperparams)
     expected, _ = trained_rule(row)
@@ -537,7 +535,7 @@ def _injectable_also(
     )
 
 
-@compiled_optimizers
+@optimizers
 def test_wrappers_of_optax_keep_the_adversary(row):
     expected_params, expected_state = trained_optimizer(row)
     expected = find_rule_state(expected_state)
@@ -555,7 +553,7 @@ def test_wrappers_of_optax_keep_the_adversary(row):
         assert_same(also_optax.eval_params(opt_state, params), expected_point, rtol=1e-5)
 
 
-@compiled_optimizers
+@optimizers
 def test_schedule_free_trains(row):
     tx = optax.contrib.schedule_free(row.make(**row.hyperparams), 0.02)
     params, opt_state = problems.train(tx, STACKED)
@@ -563,7 +561,7 @@ def test_schedule_free_trains(row):
     assert_finite((params, optax.contrib.schedule_free_eval_params(opt_state, params)))
 
 
-@compiled_optimizers
+@optimizers
 def test_nnx_optimizer_trains(row):
     class Model(nnx.Module):
         def __init__(self):
