@@ -107,9 +107,9 @@ RULES = {
         {"step_size": 0.3, "smoothing": 0.01},
         groups=True,
     ),
-    "exponentiated_gradient": Row(_exponentiated_gradient, {"step_size": 0.1}, groups=True, variant=True),
+    "exponentiated_gradient": Row(_exponentiated_gradient, {"step_size": 0.1}, groups=True),
     "exponentiated_gradient_lazy": Row(
-        functools.partial(_exponentiated_gradient, lazy=True), {"step_size": 0.1}, groups=True
+        functools.partial(_exponentiated_gradient, lazy=True), {"step_size": 0.1}, groups=True, variant=True
     ),
     "tilted": Row(also_optax.reweight_by_tilted, TILTED, variant=True),
     "tilted_groups": Row(
@@ -123,16 +123,18 @@ RULES = {
     "kl_cvar": Row(also_optax.reweight_by_kl_cvar, {"alpha": 0.4, "penalty": 2.0}, variant=True),
     "chi2_penalty": Row(also_optax.reweight_by_chi2, {"penalty": 3.0}, variant=True),
     "chi2_ball": Row(also_optax.reweight_by_chi2, {"radius": 0.4}),
-    "spectral_risk": Row(_spectral_risk, {"r": 2.5}, variant=True),
+    "spectral_risk": Row(_spectral_risk, {"r": 2.5}),
     "spectral_risk_chi2": Row(
         functools.partial(_spectral_risk, smoothing="chi2"), {"r": 2.5, "penalty": 0.5}, variant=True
     ),
-    "spectral_risk_kl": Row(functools.partial(_spectral_risk, smoothing="kl"), {"r": 2.5, "penalty": 0.5}),
+    "spectral_risk_kl": Row(
+        functools.partial(_spectral_risk, smoothing="kl"), {"r": 2.5, "penalty": 0.5}, variant=True
+    ),
 }
 OPTIMIZERS = {
     "also": Row(_also, ALSO, groups=True),
     "also_lookahead": Row(functools.partial(_also, lookahead=True), ALSO, groups=True),
-    "also_lazy": Row(functools.partial(_also, lazy=True), ALSO, groups=True),
+    "also_lazy": Row(functools.partial(_also, lazy=True), ALSO, groups=True, variant=True),
     "absgd": Row(functools.partial(also_optax.absgd, 0.01), ABSGD),
     "abadam": Row(functools.partial(also_optax.abadam, 0.02), ABSGD, variant=True),
     "rgd": Row(functools.partial(also_optax.rgd, 0.02), {"clip": 2.0}),
