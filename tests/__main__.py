@@ -1,7 +1,7 @@
 """Every check of this project, as one command: ``python -m tests`` (or only some: ``python -m tests lint types``).
 
 ``python -m tests nightly`` runs what takes too long for every change: a million weights against float64, variants of
-the rules under the contract and on every mesh, and all in float64, fully optimized by the compiler.
+the rules under the contract and on every mesh; and all in both precisions, fully optimized by the compiler.
 """
 
 import argparse
@@ -15,13 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTEST = ["pytest", "-q", "-n", "2", "--dist", "loadfile"]  # a file's tests share what they have compiled
 X64 = {"JAX_ENABLE_X64": "1"}
 IN_A_HURRY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
-"""Half of the compiler's work is left out, for tests that compile much and compute little; not so by night."""
-
-ROWS = ("contract", "meshes")
-"""Tests that every rule passes by a row."""
+"""Half of the compiler's work is left out: most tests compile much and compute little. The nightly profile does it."""
 
 OWN_PRECISION = ("sharding", "optima", "speed_benchmark", "notebooks", "plotting")
 """Tests that turn float64 on where they need it, or do not look at numbers."""
+
+X64_BY_NIGHT = ("contract", "meshes", "processes", "lazy", "accumulation", "samplers", "contrib")
+"""Tests of which float64 is not the point, or which turn it on where it is."""
 
 
 def files(*names: str) -> list[str]:
@@ -32,18 +32,17 @@ def without(*names: str) -> list[str]:
     return [f"--ignore={file}" for file in files(*names)]
 
 
+ALL = ["-m", "slow or not slow"]
 CHECKS = {
     "format": (["ruff", "format", "--check", "."], {}),
     "lint": (["ruff", "check", "."], {}),
     "types": (["mypy"], {}),
-    "float32": ([*PYTEST, *without(*ROWS)], {}),
-    "rows": ([*PYTEST, *files(*ROWS)], IN_A_HURRY),
-    "x64": ([*PYTEST, *without(*ROWS, *OWN_PRECISION, "processes")], X64 | IN_A_HURRY),
+    "float32": (PYTEST, IN_A_HURRY),
+    "x64": ([*PYTEST, *without(*OWN_PRECISION, *X64_BY_NIGHT)], X64 | IN_A_HURRY),
 }
 NIGHTLY = {
-    "slow": ([*PYTEST, "-m", "slow"], {}),
-    "x64-all": ([*PYTEST, "-m", "slow or not slow", *files(*ROWS, "processes")], X64),
-    "x64-optimized": (CHECKS["x64"][0], X64),
+    "float32-all": ([*PYTEST, *ALL], {}),
+    "x64-all": ([*PYTEST, *ALL, *without(*OWN_PRECISION)], X64),
 }
 
 
