@@ -15,12 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTEST = ["pytest", "-q", "-n", "2", "--dist", "loadfile"]  # a file's tests share what they have compiled
 X64 = {"JAX_ENABLE_X64": "1"}
 IN_A_HURRY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
-"""Half of the compiler's work is left out: most tests compile much and compute little. The nightly profile does it."""
+"""Half of the compiler's work is left out, for tests that compile much and compute little; not so by night."""
+
+ROWS = ("contract", "meshes")
+"""Tests that every rule passes by a row."""
 
 OWN_PRECISION = ("sharding", "optima", "speed_benchmark", "notebooks", "plotting")
 """Tests that turn float64 on where they need it, or do not look at numbers."""
 
-X64_BY_NIGHT = ("contract", "meshes", "processes", "lazy", "accumulation", "samplers", "contrib")
+X64_BY_NIGHT = ("processes", "lazy", "accumulation", "samplers", "contrib")
 """Tests of which float64 is not the point, or which turn it on where it is."""
 
 
@@ -37,8 +40,9 @@ CHECKS = {
     "format": (["ruff", "format", "--check", "."], {}),
     "lint": (["ruff", "check", "."], {}),
     "types": (["mypy"], {}),
-    "float32": (PYTEST, IN_A_HURRY),
-    "x64": ([*PYTEST, *without(*OWN_PRECISION, *X64_BY_NIGHT)], X64 | IN_A_HURRY),
+    "float32": ([*PYTEST, *without(*ROWS)], {}),
+    "rows": ([*PYTEST, *files(*ROWS)], IN_A_HURRY),
+    "x64": ([*PYTEST, *without(*ROWS, *OWN_PRECISION, *X64_BY_NIGHT)], X64 | IN_A_HURRY),
 }
 NIGHTLY = {
     "float32-all": ([*PYTEST, *ALL], {}),
