@@ -42,7 +42,7 @@ CHECKS = {
     "types": (["mypy"], {}),
     "float32": ([*PYTEST, *without(*ROWS)], {}),
     "rows": ([*PYTEST, *files(*ROWS)], IN_A_HURRY),
-    "x64": ([*PYTEST, *without(*ROWS, *OWN_PRECISION, *X64_BY_NIGHT)], X64 | IN_A_HURRY),
+    "x64": ([*PYTEST, "tests", *without(*ROWS, *OWN_PRECISION, *X64_BY_NIGHT)], X64 | IN_A_HURRY),
 }
 NIGHTLY = {
     "float32-all": ([*PYTEST, *ALL], {}),

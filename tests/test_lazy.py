@@ -175,7 +175,7 @@ PROBLEMS = [
 ]
 
 
-@pytest.mark.parametrize("optimism", [0, 1.0])
+@pytest.mark.parametrize("optimism", [pytest.param(0, marks=pytest.mark.slow), 1.0])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_hard_cases(name, optimism):
     batches, losses, settings = _problem(name)

@@ -117,6 +117,7 @@ def test_two_processes_give_the_answer_of_one(devices, tmp_path):
         assert_the_answer_of_one(tmp_path / f"{case}.npz", kind, name)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_moves_from_two_processes_to_one_and_back(x64, tmp_path):
     """From 2 x 2 devices to 1 x 8 and to 2 x 2 again, tables split all the way."""
     kind, name, groups_axis = CASES["tables"]
