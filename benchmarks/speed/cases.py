@@ -91,7 +91,12 @@ class Protocol:
     @property
     def study(self) -> str:
         """A short name, in every line: tables are made of lines of one study."""
-        return records.hash_of(asdict(self))
+        return records.hash_of(self.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The sizes, but for those that only some cases have and carry themselves: the others stay comparable."""
+        return {name: value for name, value in asdict(self).items() if name != "rule_batch"}
 
 
 SMOKE = Protocol(
@@ -184,7 +189,8 @@ class Case:
 
     def hash(self, protocol: Protocol) -> str:
         """Equal for equal cases of equal protocols."""
-        return records.hash_of(asdict(protocol) | asdict(self))
+        own = {name: value for name, value in asdict(self).items() if name != "batch" or value is not None}
+        return records.hash_of(protocol.settings | own)
 
     @property
     def weight(self) -> float:
