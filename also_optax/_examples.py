@@ -31,6 +31,10 @@ class Examples(NamedTuple):
         assert self.groups is not None  # noqa: S101 (as_examples has required them)
         return tuple(range(self.groups.ndim, self.losses.ndim))
 
+    def each(self, values: jax.Array) -> jax.Array:
+        """`values`, one for each of the ids, for every entry: of the shape of the losses."""
+        return jnp.broadcast_to(expand_like(values, self.losses), self.losses.shape)
+
 
 def as_examples(
     losses: ArrayLike,

@@ -58,11 +58,10 @@ def _gap_in_ball(
     The worst case is that of a penalty, :math:`p^* \propto \hat\pi e^{L/\tau}`, so the gap is the penalty's plus
     :math:`\tau (\mathrm{KL}(p^*\|\hat\pi) - \mathrm{KL}(\pi\|\hat\pi))`, and none of its terms is negative.
     """
-    below_worst = losses - jnp.max(losses)
+    below_worst = losses - _simplex.highest(log_prior, losses)
     scale = _strength.largest_scale(log_prior, below_worst, bound, losses.size, LARGEST)
-    penalty = jnp.where(scale < LARGEST, 1 / scale, 0)
+    penalty = jnp.where(scale < LARGEST, 1 / jnp.maximum(scale, 1 / LARGEST), 0)  # 0: the worst group alone is inside
     worst = _strength.scaled(below_worst, scale)
     room = _simplex.kl_from_prior(log_prior, worst, _simplex.log_partition(log_prior, worst)) - kl
-    best_penalty = jnp.where(jnp.isfinite(penalty), penalty, 0)
-    gap = _simplex.adversary_gap(log_prior, tilt, log_normalizer, losses, best_penalty)
-    return jnp.where(jnp.isfinite(penalty), gap + best_penalty * jnp.maximum(room, 0), 0)
+    gap = _simplex.adversary_gap(log_prior, tilt, log_normalizer, losses, penalty)
+    return gap + penalty * jnp.maximum(room, 0)

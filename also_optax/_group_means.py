@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from also_optax import _groups
 from also_optax._base import Sums, counts
-from also_optax._examples import Examples, expand_like
+from also_optax._examples import Examples
 
 
 def sums_of(examples: Examples, num_groups: int, *, like: jax.Array | None = None) -> Sums:
@@ -30,5 +30,4 @@ def weights_of(group_weights: jax.Array, sums: Sums, examples: Examples) -> jax.
 def at_examples(table: jax.Array, examples: Examples) -> jax.Array:
     """Entries of `table`, ``[G]``, at the groups of the examples, of the shape of the losses."""
     assert examples.groups is not None  # noqa: S101 (as_examples has required them)
-    entries = _groups.take(table, examples.groups)
-    return jnp.broadcast_to(expand_like(entries, examples.losses), examples.losses.shape)
+    return examples.each(_groups.take(table, examples.groups))

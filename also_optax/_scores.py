@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from also_optax import _groups, _histogram
+from also_optax._examples import Examples
 from also_optax._histogram import Histogram, Touched
-from also_optax._hyperparams import saturated, statistics_dtype
+from also_optax._hyperparams import LARGEST_LOG, saturated, statistics_dtype
 from also_optax._precise import Scale
 
 LARGEST_SCORE = 2.0**100
@@ -62,6 +63,22 @@ class Scores(NamedTuple):
             return self._log_ratio(values)
         lent = _groups.take(self.visited, ids) == step  # seldom: nearly all is spared the way to a third table
         return self._log_ratio(values, _groups.take(self.bonus, jnp.where(lent, ids, -1)))
+
+    def weights(
+        self, examples: Examples, log_prior: jax.Array, log_frequencies: jax.Array, step: jax.Array
+    ) -> jax.Array:
+        """pi/q of each example's entry before step number `step`, of the shape of the losses.
+
+        Args:
+          examples: with entries as their groups.
+          log_prior: log of the prior, ``[n]``, or a scalar.
+          log_frequencies: log of q, ``[n]``, or a scalar.
+          step: as of :meth:`log_ratio`.
+        """
+        assert examples.groups is not None  # noqa: S101 (as_examples has required them)
+        ids = examples.groups.ravel()
+        log_weights = _groups.take(log_prior, ids) - _groups.take(log_frequencies, ids) + self.log_ratio(ids, step)
+        return examples.each(jnp.exp(jnp.minimum(log_weights, LARGEST_LOG)).reshape(examples.groups.shape))
 
     def log_ratios(self, step: jax.Array) -> jax.Array:
         """log(pi/prior) of all entries, ``[n]``."""

@@ -66,9 +66,14 @@ class LogNormalizer(NamedTuple):
     log_mass: jax.Array
 
 
+def highest(log_prior: jax.Array, values: jax.Array) -> jax.Array:
+    """The largest of `values`, ``[G]``, of positive prior, scalar."""
+    return jnp.max(jnp.where(jnp.isneginf(log_prior), -jnp.inf, values))
+
+
 def log_partition(log_prior: jax.Array, tilt: jax.Array) -> LogNormalizer:
     """The tilt's normaliser."""
-    peak = jnp.max(jnp.where(jnp.isneginf(log_prior), -jnp.inf, tilt))
+    peak = highest(log_prior, tilt)
     return LogNormalizer(peak, jax.nn.logsumexp(log_prior + (tilt - peak)))
 
 
@@ -137,7 +142,10 @@ def _kl_divergence(log_p: jax.Array, log_q: jax.Array, log_ratio: jax.Array) -> 
     small = q * (near * jnp.exp(near) - jnp.expm1(near))
     large = p * (log_ratio - 1) + q
     tiny = jnp.clip(log_ratio, -_SERIES, _SERIES)
-    series = q * tiny**2 * jnp.polyval(jnp.array(_COEFFICIENTS, tiny.dtype), tiny)
+    factor = jnp.zeros_like(tiny)
+    for coefficient in _COEFFICIENTS:  # not jnp.polyval, which refuses tables that are split on an Explicit mesh
+        factor = factor * tiny + coefficient
+    series = q * tiny**2 * factor
     terms = jnp.where(jnp.abs(log_ratio) < _SERIES, series, jnp.where(log_ratio < 1, small, large))
     return jnp.sum(jnp.maximum(terms, 0))
 
@@ -159,7 +167,7 @@ def adversary_gap(
       penalty: tau, scalar, at least 0.
     """
     log_pi = log_weights(log_prior, tilt, log_normalizer)
-    worst = jnp.max(jnp.where(jnp.isneginf(log_prior), -jnp.inf, losses))
+    worst = highest(log_prior, losses)
     safe_penalty = jnp.where(penalty > 0, penalty, 1)
     best = jnp.maximum((losses - worst) / safe_penalty, -LARGEST)
     best = jnp.where(jnp.isneginf(log_prior), 0, best)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from also_optax import _bisection, _simplex
-from also_optax._hyperparams import LARGEST
+from also_optax._hyperparams import saturated
 
 
 class Bound(NamedTuple):
@@ -48,13 +48,13 @@ def largest_scale(log_prior: jax.Array, tilt: jax.Array, bound: Bound, size: jax
     def is_inside(scale: jax.Array) -> jax.Array:
         return reached(log_prior, scaled(tilt, scale)) <= allowed
 
-    limit = jnp.asarray(limit, tilt.dtype) + 0 * tilt[0]  # known to vary over the shards that the tilt varies over
+    limit = jnp.asarray(limit, tilt.dtype) + 0 * jnp.max(tilt)  # of a type that varies over shards as the tilt does
     return _bisection.largest(is_inside, jnp.zeros_like(limit), limit)
 
 
 def scaled(tilt: jax.Array, scale: jax.Array) -> jax.Array:
     """The tilt times the scale, saturated."""
-    return jnp.clip(tilt * scale, -LARGEST, LARGEST)
+    return saturated(tilt * scale)
 
 
 def _divergence(bound: Bound, size: Any) -> tuple[Callable[[jax.Array, jax.Array], jax.Array], jax.Array]:
@@ -62,7 +62,7 @@ def _divergence(bound: Bound, size: Any) -> tuple[Callable[[jax.Array, jax.Array
     if bound.radius is not None:
         return _kl, bound.radius
     assert bound.ess is not None  # noqa: S101 (one of the two)
-    return _chi2, jnp.maximum(size / bound.ess - 1, 0)
+    return _chi2, jnp.maximum((size - bound.ess) / bound.ess, 0)  # a quotient less 1 would not be 0 to the last bit
 
 
 def _kl(log_prior: jax.Array, tilt: jax.Array) -> jax.Array:

@@ -70,6 +70,9 @@ TABLES = {
         variant=True,
     ),
     "rule_lazy": Row(_rule_of_eight(lazy=True), ALSO, groups=True),
+    "rule_in_a_ball": Row(_rule_of_eight(), {"dual_learning_rate": 0.3, "radius": 0.1}, groups=True, variant=True),
+    "rule_with_adam": Row(_rule_of_eight(dual_adam=True), ALSO, groups=True, variant=True),
+    "rule_above_a_floor": Row(_rule_of_eight(), ALSO | {"min_weight": 0.4}, groups=True, variant=True),
     "rule_by_scores": Row(by_scores(_rule_of_eight()), ALSO, groups=True, variant=True),
     "optimizer": Row(_optimizer_of_eight(), ALSO, groups=True),
     "optimizer_lookahead": Row(_optimizer_of_eight(lookahead=True), ALSO, groups=True),
@@ -267,6 +270,18 @@ def test_a_mesh_of_two_axes_gives_the_answer_of_one_device(kind, name, axis_type
 def test_tables_split_like_the_batch_give_the_answer_of_one_device(name, axis_type):
     result = trained(optimizer("tables", name), batches_for("tables"), mesh_of(axis_type, data=8), groups_axis="data")
     assert_the_answer_of_one(result, "tables", name)
+
+
+@pytest.mark.parametrize("name", ["rule", "rule_in_a_ball"])
+@axis_types
+def test_split_tables_have_the_diagnostics_of_whole_ones(name, axis_type):
+    stacked = batches(NUM_TABLE_ENTRIES, steps=4)
+    tx, mesh = optimizer("tables", name), mesh_of(axis_type, data=8)
+    _, opt_state = trained(tx, stacked, mesh, groups_axis="data")
+    with jax.set_mesh(mesh):
+        found = jax.jit(also_optax.diagnostics)(opt_state)
+    _, expected_state = problems.train(tx, stacked)
+    assert worst_difference(found, also_optax.diagnostics(expected_state)) <= tolerance("tables")
 
 
 @axis_types

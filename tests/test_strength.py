@@ -74,6 +74,12 @@ def test_absgd_in_a_ball_weighs_as_at_the_temperature_of_its_dual(radius):
         assert not found[row, ~where[row]].any()
 
 
+@pytest.mark.parametrize("setting", [{"radius": 0.0}, {"target_ess": SIZE}], ids=["radius", "target_ess"])
+def test_absgd_within_nothing_is_plain_training(setting):
+    _, where = instances()
+    np.testing.assert_allclose(weights_in(**setting), where, rtol=1e-6)
+
+
 def test_a_tilt_in_a_ball_is_absgd_in_it():
     losses, where = (part[0] for part in instances())
     tilted = also_optax.reweight_by_tilted(radius=-0.3).init(None)

@@ -35,7 +35,7 @@ from jax.typing import ArrayLike
 
 from also_optax import _average, _game, _groups, _scores, _simplex, _strength
 from also_optax._base import AxisName, Sums, counts, rule_transformation
-from also_optax._examples import Examples, expand_like
+from also_optax._examples import Examples
 from also_optax._hyperparams import (
     LARGEST_LOG,
     LARGEST_TO_SQUARE,
@@ -143,8 +143,7 @@ class AlsoState(NamedTuple):
         else:
             log_ratio = at_groups(self.log_prior) - at_groups(self.log_frequencies)
             log_ratio = log_ratio + _simplex.normalized(at_groups(tilt), log_normalizer)
-        weights = jnp.exp(jnp.minimum(log_ratio, LARGEST_LOG))
-        return jnp.broadcast_to(expand_like(weights, examples.losses), examples.losses.shape)
+        return examples.each(jnp.exp(jnp.minimum(log_ratio, LARGEST_LOG)))
 
     def group_weights(self) -> jax.Array:
         """pi, ``[G]``."""
@@ -178,7 +177,7 @@ class AlsoState(NamedTuple):
         step_size, penalty = self.hyperparams.dual_learning_rate, self.hyperparams.kl_penalty
         ascent = saturated(step_size * ascent_direction)
         tilt = _simplex.prox_step(self.tilt, ascent, step_size * penalty)
-        top = jnp.max(jnp.where(jnp.isneginf(self.log_prior), -jnp.inf, tilt))
+        top = _simplex.highest(self.log_prior, tilt)
         # A compiler may work out `tilt` for each of its uses, and round them differently: the top is 0 by definition.
         tilt = jnp.where(tilt == top, 0, tilt - top)
         if (bound := self.hyperparams.bound) is not None:

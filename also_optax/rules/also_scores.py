@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from also_optax import _game, _groups, _simplex
 from also_optax._average import SparseAverage
-from also_optax._examples import Examples, expand_like
-from also_optax._hyperparams import LARGEST_LOG, saturated
+from also_optax._examples import Examples
+from also_optax._hyperparams import saturated
 from also_optax._pairs import Pairs, pairs_of
 from also_optax._scores import Scores
 
@@ -75,12 +75,7 @@ class AlsoScoresState(NamedTuple):
     def weigh(self, statistics: Pairs | None, examples: Examples) -> jax.Array:
         """Weights pi/q of each example's entry."""
         del statistics
-        assert examples.groups is not None  # noqa: S101 (as_examples has required them)
-        groups = examples.groups.ravel()
-        log_ratio = _groups.take(self.log_prior, groups) - _groups.take(self.log_frequencies, groups)
-        log_ratio = log_ratio + self.scores.log_ratio(groups, self.step)
-        weights = jnp.exp(jnp.minimum(log_ratio, LARGEST_LOG)).reshape(examples.groups.shape)
-        return jnp.broadcast_to(expand_like(weights, examples.losses), examples.losses.shape)
+        return self.scores.weights(examples, self.log_prior, self.log_frequencies, self.step)
 
     def group_weights(self) -> jax.Array:
         """pi, ``[G]``, in a pass over all."""

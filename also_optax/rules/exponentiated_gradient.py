@@ -25,10 +25,10 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from also_optax import _game, _groups, _scores, _simplex
+from also_optax import _game, _scores, _simplex
 from also_optax._base import AxisName, rule_transformation
-from also_optax._examples import Examples, expand_like
-from also_optax._hyperparams import LARGEST_LOG, check_count, check_scalar, saturated, statistics_dtype
+from also_optax._examples import Examples
+from also_optax._hyperparams import check_count, check_scalar, saturated, statistics_dtype
 from also_optax._pairs import Pairs, pairs_of
 from also_optax._scores import Scores
 
@@ -87,12 +87,8 @@ class ExponentiatedGradientState(NamedTuple):
     def weigh(self, statistics: Pairs | None, examples: Examples) -> jax.Array:
         """n·pi of each example."""
         del statistics
-        assert examples.groups is not None  # noqa: S101 (as_examples has required them)
-        ids = examples.groups.ravel()
-        log_weights = _groups.take(self.log_prior, ids) + np.log(self.num_groups)
-        log_weights = log_weights + self.scores.log_ratio(ids, self.step)
-        weights = jnp.exp(jnp.minimum(log_weights, LARGEST_LOG)).reshape(examples.groups.shape)
-        return jnp.broadcast_to(expand_like(weights, examples.losses), examples.losses.shape)
+        log_frequencies = jnp.full([], -np.log(self.num_groups), self.log_prior.dtype)
+        return self.scores.weights(examples, self.log_prior, log_frequencies, self.step)
 
     def group_weights(self) -> jax.Array:
         """pi, ``[n]``, in a pass over all."""
