@@ -1,19 +1,20 @@
 """The command line: `python -m benchmarks COMMAND`; see `--help`."""
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
-from benchmarks import imbalance, report
-from benchmarks.data import LOADERS, DataError
-from benchmarks.methods import METHODS
+from benchmarks import jobs as job_list
+from benchmarks import records, report
+from benchmarks.data import DataError
+from benchmarks.experiments import EXPERIMENTS
 from benchmarks.speed import report as speed_report
 from benchmarks.speed.cases import PARTS, SMOKE, Protocol
 from benchmarks.speed.run import run as run_speed
@@ -22,6 +23,8 @@ RUNS = Path("runs")
 STOPPED = 130
 """Exit code after Ctrl-C."""
 COMMITTED = Path(__file__).parent / "results"
+PAGES = ("README.md", "docs/methods.md", "notebooks/README.md")
+"""Pages of the project that hold pieces of the reports."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,13 +35,6 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def _names(text: str) -> list[str]:
-    names = text.split(",")
-    if wrong := [name for name in names if name not in METHODS]:
-        raise argparse.ArgumentTypeError(f"no method {', '.join(wrong)} (choose from {', '.join(METHODS)})")
-    return list(dict.fromkeys(names))
-
-
 def _parts(text: str) -> list[str]:
     letters = text.split(",")
     if wrong := [letter for letter in letters if letter not in PARTS]:
@@ -46,32 +42,33 @@ def _parts(text: str) -> list[str]:
     return list(dict.fromkeys(letters))
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def _factors(text: str) -> tuple[int, ...]:
-    return tuple(sorted({_count(part) for part in text.split(",")}))
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("python -m benchmarks", description="Benchmarks of also_optax on real data.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    job = commands.add_parser(
-        "imbalance",
-        help="class imbalance: train, then report",
-        description="Parity of the class, odd classes thinned. Finished methods are kept; a rerun goes on from there.",
-    )
-    job.add_argument("--data", choices=LOADERS, default="digits", help="default: %(default)s")
-    job.add_argument("--methods", type=_names, default=list(METHODS), metavar="A,B", help=f"of {', '.join(METHODS)}")
-    job.add_argument("--seeds", type=_count, help="how many (default: 10; 5 for mnist-5k, 3 for fashion-mnist)")
-    job.add_argument("--uc", type=_factors, metavar="5,10", help="how many times fewer odd examples")
-    job.add_argument("--steps", type=_count, help="of the optimizer")
-    job.add_argument("--smoke", action="store_true", help="everything, tiny; into a temporary folder unless --out")
-    job.add_argument("--fresh", action="store_true", help="train again what is there already")
-    job.add_argument("--out", type=Path, help="folder of results (default: runs, here)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, experiment in EXPERIMENTS.items():
+        job = commands.add_parser(
+            name,
+            help=experiment.about,
+            description=f"{experiment.title}: {experiment.about}. Finished jobs are kept; a rerun goes on from there.",
+        )
+        size = job.add_mutually_exclusive_group()
+        size.add_argument("--quick", dest="size", action="store_const", const="quick", help="at most five minutes")
+        size.add_argument(
+            "--smoke",
+            dest="size",
+            action="store_const",
+            const="smoke",
+            help="everything, tiny; into a temporary folder unless --out",
+        )
+        job.add_argument(
+            "--only", type=_words, default=[], metavar="X,Y", help="only jobs whose name holds one of these words"
+        )
+        job.add_argument("--list", action="store_true", help="names of the jobs, and whether each is done; runs none")
+        _common(job)
     speed = commands.add_parser(
         "speed",
         help="what the adversary costs: measure, then report",
@@ -81,17 +78,22 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--parts", type=_parts, default=list(PARTS), metavar="a,b", help=about)
     speed.add_argument(
         "--cases",
-        type=lambda text: text.split(","),
+        type=_words,
         default=[],
         metavar="X,Y",
         help="only cases whose name holds one of these, such as mlp/scan or lazy/1e?",
     )
     speed.add_argument("--smoke", action="store_true", help="everything, tiny; into a temporary folder unless --out")
-    speed.add_argument("--fresh", action="store_true", help="measure again what is there already")
-    speed.add_argument("--out", type=Path, help="folder of results (default: runs, here)")
+    _common(speed)
     again = commands.add_parser("report", help="make tables and pictures again, from the results files alone")
-    again.add_argument("--out", type=Path, help="folder of results (default: benchmarks/results)")
+    again.add_argument("--out", type=Path, help="folder of results (default: benchmarks/results, and README's pieces)")
+    again.add_argument("--check", action="store_true", help="write nothing; fail where a page differs from its lines")
     return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fresh", action="store_true", help="do again what is there already")
+    parser.add_argument("--out", type=Path, help="folder of results (default: runs, here)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,10 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         if options.command == "report":
-            return _report(options.out or COMMITTED, console)
+            return _report(options, console)
         if options.command == "speed":
             return _speed(options, console)
-        return _imbalance(options, console)
+        return _experiment(options, console)
     except (DataError, report.NoResultsError) as error:
         Console(stderr=True).print(str(error), style="red", markup=False)
         return 1
@@ -112,38 +114,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
 
 
-def _imbalance(options: argparse.Namespace, console: Console) -> int:
-    protocol = imbalance.PROTOCOLS[options.data]
-    if options.smoke:
-        protocol = imbalance.smoke(protocol)
-    asked = {name: getattr(options, name) for name in ("seeds", "uc", "steps")}
-    protocol = replace(protocol, **{name: value for name, value in asked.items() if value is not None})
-    out = _folder(options)
-    file = imbalance.run(protocol, options.methods, out, fresh=options.fresh, console=console)
-    report.make(file, console, imbalance.study_of(protocol))
-    return 0
+def _experiment(options: argparse.Namespace, console: Console) -> int:
+    name, experiment = options.command, EXPERIMENTS[options.command]
+    protocol = experiment.protocols[options.size or "full"]
+    jobs = [job for job in experiment.jobs(protocol) if _asked(job.name, options.only)]
+    if not jobs:
+        raise report.NoResultsError(f"no job of {name} has {', '.join(options.only)} in its name; see --list")
+    file = _folder(options, options.size == "smoke") / f"{name}.jsonl"
+    if options.list:
+        job_list.show(protocol, jobs, file, console)
+        return 0
+    failed = job_list.run(name, protocol, jobs, file, fresh=options.fresh, console=console)
+    report.make(file, functools.partial(report.render, experiment), console, job_list.study_of(protocol))
+    return int(failed > 0)
+
+
+def _asked(name: str, words: Sequence[str]) -> bool:
+    return not words or any(word in name for word in words)
 
 
 def _speed(options: argparse.Namespace, console: Console) -> int:
     protocol = SMOKE if options.smoke else Protocol()
-    file = run_speed(protocol, options.parts, options.cases, _folder(options), fresh=options.fresh, console=console)
-    speed_report.make(file, console, protocol.study)
+    out = _folder(options, options.smoke)
+    file = run_speed(protocol, options.parts, options.cases, out, fresh=options.fresh, console=console)
+    report.make(file, speed_report.render, console, protocol.study)
     return 0
 
 
-def _folder(options: argparse.Namespace) -> Path:
+def _folder(options: argparse.Namespace, temporary: bool) -> Path:
     """Of the results."""
-    return options.out or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if options.smoke else RUNS)
+    return options.out or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if temporary else RUNS)
 
 
-def _report(out: Path, console: Console) -> int:
-    makers = {"imbalance-*.jsonl": report.make, "speed.jsonl": speed_report.make}
-    files = [(file, make) for pattern, make in makers.items() for file in sorted(out.glob(pattern))]
+def _report(options: argparse.Namespace, console: Console) -> int:
+    out = options.out or COMMITTED
+    files = list(_files(out))
     if not files:
-        raise report.NoResultsError(f"no results ({' or '.join(makers)}) in {out}")
-    for file, make in files:
-        make(file, console)
+        raise report.NoResultsError(f"no results in {out}")
+    pages = [report.ROOT / page for page in PAGES if options.out is None and (report.ROOT / page).is_file()]
+
+    def piece(name: str, title: str) -> str:
+        found = {file.stem: (file, render) for file, render in files}
+        if name not in found:
+            raise report.NoResultsError(f"no results of {name} in {out}")
+        return report.piece(*found[name], title)
+
+    if options.check:
+        wrong = [text for file, render in files for text in report.wrong_pages(file, render)]
+        wrong += [f"{page} differs from its lines" for page in pages if report.fill(page, piece) != page.read_text()]
+        for text in wrong:
+            Console(stderr=True).print(text, style="red", markup=False)
+        console.print(f"{len(files) + len(pages) - len(wrong)} pages are what their lines say.")
+        return int(bool(wrong))
+    for file, render in files:
+        report.make(file, render, console)
+    for page in pages:
+        page.write_text(report.fill(page, piece))
     return 0
+
+
+def _files(out: Path) -> Iterator[tuple[Path, report.Render]]:
+    renders: dict[str, report.Render] = {
+        name: functools.partial(report.render, experiment) for name, experiment in EXPERIMENTS.items()
+    }
+    for name, render in (renders | {"speed": speed_report.render}).items():
+        file = out / f"{name}.jsonl"
+        if records.read(file):
+            yield file, render
 
 
 if __name__ == "__main__":

@@ -1,151 +1,221 @@
-"""What is compared: one row a method, with the grid of settings that it is tuned over.
+"""What is compared: rows that several experiments share, with the space that each is tuned over.
 
-Every grid has nine settings, three learning rates by three values of what else the method has to tune, so that all
-methods get the same budget. Hyperparameters arrive as tracers: a whole grid is one `jax.vmap`.
+What methods share has one range for all: the learning rate of Adam (or of SGD) and the weight decay. Ranges of the
+adversaries contain those of the papers and the settings that these shorter runs need: at the authors' dual rates, up to
+1e-3, weights hardly move within a few thousand steps.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 import also_optax
+from also_optax import contrib, losses
+from benchmarks.training import Batch, Method, TrainingSet
+from benchmarks.tuning import Range, Setting, Space
 
-Setting = Mapping[str, Any]
+ADAM: Space = {"learning_rate": Range(1e-4, 1e-2), "weight_decay": Range(1e-4, 1e-1)}
+SGD: Space = {"learning_rate": Range(1e-2, 1.0), "weight_decay": Range(1e-6, 1e-2)}
+ALSO: Space = {"dual_learning_rate": Range(1e-5, 1e-1), "kl_penalty": Range(1e-3, 1.0)}
+ABSGD: Space = {"temperature": Range(1.0, 10.0), "averaging_rate": Range(0.1, 1.0, log=False)}
 
 
-class TrainingSet(NamedTuple):
-    """One training set, padded to the size of the largest of a sweep; real examples come first, sorted by class.
+def ones(training_set: TrainingSet) -> jax.Array:
+    """Every class counts as it is."""
+    return jnp.ones(len(training_set.class_counts))
 
-    Attributes:
-      rows: which rows of the data set they are, int, ``[n]``.
-      classes: int, ``[n]``; -1 where it is padding.
-      class_counts: int, ``[C]``.
+
+def inverse_frequencies(training_set: TrainingSet) -> jax.Array:
+    """Weights of classes whose mean over the training set is 1, equal for every class in sum."""
+    return losses.inverse_frequency_weights(training_set.class_counts)
+
+
+def by_example(batch: Batch) -> jax.Array:
+    """The id is the example's own."""
+    return batch.indices
+
+
+def by_class(batch: Batch) -> jax.Array:
+    """The id is the class's."""
+    return batch.classes
+
+
+def by_group(batch: Batch) -> jax.Array:
+    """The id is the group's."""
+    return batch.groups
+
+
+def with_adamw(rule: Callable[..., optax.GradientTransformation], **fixed: Any) -> Callable[[dict[str, Any], Any], Any]:
+    """A builder: the rule, told what is tuned beside AdamW, then AdamW."""
+
+    def build(setting: dict[str, Any], training_set: TrainingSet) -> optax.GradientTransformation:
+        own = {name: value for name, value in setting.items() if name not in ADAM}
+        return optax.chain(rule(**own, **fixed), adamw(setting, training_set))
+
+    return build
+
+
+def adamw(setting: dict[str, Any], training_set: TrainingSet) -> optax.GradientTransformation:
+    """Plain AdamW."""
+    return optax.adamw(setting["learning_rate"], weight_decay=setting["weight_decay"])
+
+
+def sgd(setting: dict[str, Any], training_set: TrainingSet) -> optax.GradientTransformation:
+    """SGD with momentum .9, the weight decay in the gradient."""
+    decay = optax.add_decayed_weights(setting["weight_decay"])
+    return optax.chain(decay, optax.sgd(setting["learning_rate"], momentum=0.9))
+
+
+def also_by_example(*, balanced: bool, **fixed: Any) -> Callable[[dict[str, Any], TrainingSet], Any]:
+    """ALSO with a weight per example; padding has prior 0 and next to no frequency, so real weights are n times pi.
+
+    Args:
+      balanced: whether the prior is the inverse count of the example's class, or uniform.
+      fixed: more arguments of :func:`also_optax.also`.
     """
 
-    rows: jax.Array
-    classes: jax.Array
-    class_counts: jax.Array
+    def build(setting: dict[str, Any], training_set: TrainingSet) -> optax.GradientTransformation:
+        real = training_set.classes >= 0
+        mass = 1 / training_set.class_counts[training_set.classes] if balanced else jnp.ones(real.shape)
+        return also_optax.also(
+            **setting,
+            num_groups=len(training_set.rows),
+            prior=jnp.where(real, mass, 0.0),
+            group_frequencies=jnp.where(real, 1 / training_set.size, 1e-30),
+            average_decay=None,
+            **fixed,
+        )
+
+    return build
 
 
-class Method(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-      about: for the report, half a sentence.
-      grid: the settings tried; each a dict of the same names.
-      build: ``build(setting, training_set)``, the optimizer.
-      groups: ``groups(indices, classes)`` of a batch for rules that weigh groups, else None.
-      fixed_weights: ``fixed_weights(training_set)``, ``[C]``: the loss weight of each class for an optimizer without
-        a rule; None where the optimizer has a rule, which weighs.
-      balanced_draws: whether batches are drawn class first, then example, instead of uniformly.
-      corrects_prior: whether the logits are shifted by the log class prior of the training set after training.
-      trains_as: the method whose training run this one shares, or None.
-    """
-
-    about: str
-    grid: tuple[Setting, ...]
-    build: Callable[[Setting, TrainingSet], optax.GradientTransformation]
-    groups: Callable[[jax.Array, jax.Array], jax.Array] | None = None
-    fixed_weights: Callable[[TrainingSet], jax.Array] | None = None
-    balanced_draws: bool = False
-    corrects_prior: bool = False
-    trains_as: str | None = None
-
-
-def _grid(learning_rates: tuple[float, ...], *others: Setting) -> tuple[Setting, ...]:
-    return tuple({"learning_rate": rate, **other} for rate in learning_rates for other in others)
-
-
-ADAM_RATES = (2e-3, 6e-3, 2e-2)
-SGD_RATES = (3e-2, 1e-1, 3e-1)
-DECAYS = tuple({"weight_decay": value} for value in (1e-4, 1e-2, 1e-1))
-TEMPERATURES = tuple({"temperature": value} for value in (1.0, 2.0, 5.0))
-CLIPS = tuple({"clip": value} for value in (1.0, 3.0, 10.0))
-# First the authors' defaults, under which the weights of so short a run hardly meet the pull to the prior, then two
-# pairs that do: within 1000 steps and within 33.
-ADVERSARIES = tuple(
-    {"dual_learning_rate": rate, "kl_penalty": penalty} for rate, penalty in ((1e-3, 1e-2), (1e-2, 1e-1), (3e-2, 1.0))
-)
-
-
-def _adamw(setting: Setting, training_set: TrainingSet) -> optax.GradientTransformation:
-    return optax.adamw(**setting)
-
-
-def _also_examples(setting: Setting, training_set: TrainingSet) -> optax.GradientTransformation:
-    """One weight per example; padding has prior 0 and next to no frequency, so real weights are n times pi."""
-    real = training_set.classes >= 0
-    prior = jnp.where(real, 1 / training_set.class_counts[training_set.classes], 0.0)
-    frequencies = jnp.where(real, 1 / training_set.class_counts.sum(), 1e-30)
-    return also_optax.also(
-        **setting,
-        num_groups=len(training_set.rows),
-        prior=prior,
-        group_frequencies=frequencies,
-        average_decay=None,
-    )
-
-
-def _also_classes(setting: Setting, training_set: TrainingSet) -> optax.GradientTransformation:
+def also_by_class(setting: dict[str, Any], training_set: TrainingSet) -> optax.GradientTransformation:
+    """ALSO with a weight per class, from a uniform prior: the worst class's mean."""
     counts = training_set.class_counts
     return also_optax.also(**setting, num_groups=len(counts), group_frequencies=counts / counts.sum())
 
 
-def _absgd(setting: Setting, training_set: TrainingSet) -> optax.GradientTransformation:
-    return also_optax.absgd(**setting, averaging_rate=0.5)
+def also_by_group(setting: dict[str, Any], training_set: TrainingSet) -> optax.GradientTransformation:
+    """ALSO with a weight per known group, from a uniform prior: the worst group's mean."""
+    counts = training_set.group_counts
+    return also_optax.also(**setting, num_groups=len(counts), group_frequencies=counts / counts.sum())
 
 
-def _abadam(setting: Setting, training_set: TrainingSet) -> optax.GradientTransformation:
-    return also_optax.abadam(**setting, averaging_rate=0.5)
+def group_dro(counts_of: Callable[[TrainingSet], jax.Array]) -> Callable[[dict[str, Any], TrainingSet], Any]:
+    """Group DRO over AdamW; `counts_of` says which counts its groups have."""
+
+    def build(setting: dict[str, Any], training_set: TrainingSet) -> optax.GradientTransformation:
+        counts = counts_of(training_set)
+        rule = also_optax.reweight_by_group_dro(
+            len(counts), setting["step_size"], group_counts=counts, adjustment=setting["adjustment"]
+        )
+        return optax.chain(rule, adamw(setting, training_set))
+
+    return build
 
 
-def _rgd(setting: Setting, training_set: TrainingSet) -> optax.GradientTransformation:
-    return also_optax.rgd(**setting)
+def recover(setting: dict[str, Any], training_set: TrainingSet) -> contrib.Recover:
+    """RECOVER with AdamW's step behind its direction."""
+    step = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(setting["weight_decay"]))
+    own = {name: setting[name] for name in ("learning_rate", "temperature", "averaging_rate")}
+    return contrib.recover(**own, optimizer=step)
 
 
-def _ones(training_set: TrainingSet) -> jax.Array:
-    return jnp.ones(len(training_set.class_counts))
+def extremile(order: Any, penalty: Any) -> optax.GradientTransformation:
+    """The extremile of each batch, smoothed by chi-square."""
+    return also_optax.reweight_by_spectral_risk(also_optax.spectra.extremile(order), penalty=penalty, smoothing="chi2")
 
 
-def _inverse_frequency(training_set: TrainingSet) -> jax.Array:
-    counts = training_set.class_counts
-    return counts.sum() / (len(counts) * counts)
+def logit_adjusted(logits: jax.Array, targets: jax.Array, training_set: TrainingSet, setting: Setting) -> jax.Array:
+    """Cross-entropy of logits plus tau times the log class prior."""
+    return losses.logit_adjusted_cross_entropy(logits, targets, training_set.class_counts, setting["tau"])
 
 
-def _by_example(indices: jax.Array, classes: jax.Array) -> jax.Array:
-    return indices
+def without(name: str, build: Callable[[dict[str, Any], TrainingSet], Any]) -> Callable[[dict[str, Any], Any], Any]:
+    """The builder, not told what the loss alone needs."""
 
+    def shorter(setting: dict[str, Any], training_set: TrainingSet) -> Any:
+        return build({key: value for key, value in setting.items() if key != name}, training_set)
 
-def _by_class(indices: jax.Array, classes: jax.Array) -> jax.Array:
-    return classes
+    return shorter
 
 
 METHODS: dict[str, Method] = {
-    "adamw": Method("plain AdamW", _grid(ADAM_RATES, *DECAYS), _adamw, fixed_weights=_ones),
+    "adamw": Method("plain AdamW", ADAM, adamw, robust=False),
     "adamw-prior": Method(
-        "the runs of adamw, logits shifted by the log class prior afterwards",
-        _grid(ADAM_RATES, *DECAYS),
-        _adamw,
-        fixed_weights=_ones,
-        corrects_prior=True,
-        trains_as="adamw",
+        "AdamW, logits shifted by the log class prior afterwards", ADAM, adamw, robust=False, corrects_prior=True
     ),
     "static": Method(
-        "AdamW, inverse class frequencies as weights", _grid(ADAM_RATES, *DECAYS), _adamw, None, _inverse_frequency
+        "AdamW, inverse class frequencies as weights", ADAM, adamw, robust=False, class_weights=inverse_frequencies
     ),
-    "upsampling": Method(
-        "AdamW, batches drawn class first", _grid(ADAM_RATES, *DECAYS), _adamw, fixed_weights=_ones, balanced_draws=True
+    "upsampling": Method("AdamW, batches drawn class first", ADAM, adamw, robust=False, balanced_draws=True),
+    "logit-adjustment": Method(
+        "AdamW, logits shifted by tau times the log class prior in the loss",
+        {**ADAM, "tau": Range(0.5, 2.0, log=False)},
+        without("tau", adamw),
+        robust=False,
+        loss=logit_adjusted,
     ),
     "also-examples": Method(
-        "ALSO, a weight per example, class-balanced prior", _grid(ADAM_RATES, *ADVERSARIES), _also_examples, _by_example
+        "ALSO, a weight per example, class-balanced prior",
+        {**ADAM, **ALSO},
+        also_by_example(balanced=True),
+        groups=by_example,
     ),
-    "also-classes": Method(
-        "ALSO, a weight per class, uniform prior", _grid(ADAM_RATES, *ADVERSARIES), _also_classes, _by_class
+    "also-lookahead": Method(
+        "the same in the two-point form of the authors' code",
+        {**ADAM, **ALSO},
+        also_by_example(balanced=True, lookahead=True),
+        groups=by_example,
     ),
-    "absgd": Method("ABSGD, momentum .9, averaging rate .5", _grid(SGD_RATES, *TEMPERATURES), _absgd),
-    "abadam": Method("ABAdam, averaging rate .5", _grid(ADAM_RATES, *TEMPERATURES), _abadam),
-    "rgd": Method("RGD with the KL divergence", _grid(ADAM_RATES, *CLIPS), _rgd),
+    "also-uniform": Method(
+        "ALSO, a weight per example, uniform prior",
+        {**ADAM, **ALSO},
+        also_by_example(balanced=False),
+        groups=by_example,
+    ),
+    "also-classes": Method("ALSO, a weight per class, uniform prior", {**ADAM, **ALSO}, also_by_class, groups=by_class),
+    "also-groups": Method("ALSO, a weight per group, uniform prior", {**ADAM, **ALSO}, also_by_group, groups=by_group),
+    "group-dro": Method(
+        "Group DRO by class, over AdamW",
+        {**ADAM, "step_size": Range(1e-4, 1e-1), "adjustment": Range(0.0, 5.0, log=False)},
+        group_dro(lambda training_set: training_set.class_counts),
+        groups=by_class,
+    ),
+    "group-dro-groups": Method(
+        "Group DRO by group, over AdamW",
+        {**ADAM, "step_size": Range(1e-4, 1e-1), "adjustment": Range(0.0, 5.0, log=False)},
+        group_dro(lambda training_set: training_set.group_counts),
+        groups=by_group,
+    ),
+    "absgd": Method(
+        "ABSGD: SGD with momentum .9",
+        {**SGD, **ABSGD},
+        lambda setting, training_set: also_optax.absgd(**setting),
+    ),
+    "abadam": Method("ABAdam", {**ADAM, **ABSGD}, lambda setting, training_set: also_optax.abadam(**setting)),
+    "rgd": Method(
+        "RGD with the KL divergence, over AdamW",
+        {**ADAM, "clip": Range(0.5, 10.0)},
+        with_adamw(also_optax.reweight_by_rgd),
+    ),
+    "cvar": Method("CVaR of each batch", {**ADAM, "alpha": Range(0.1, 1.0)}, with_adamw(also_optax.reweight_by_cvar)),
+    "chi2": Method(
+        "chi-square ball around each batch",
+        {**ADAM, "radius": Range(0.01, 3.0)},
+        with_adamw(also_optax.reweight_by_chi2),
+    ),
+    "spectral": Method(
+        "spectral risk of each batch: the extremile, smoothed by chi-square",
+        {**ADAM, "order": Range(1.0, 5.0), "penalty": Range(0.01, 10.0)},
+        with_adamw(extremile),
+    ),
+    "recover": Method(
+        "RECOVER: KL-DRO with variance reduction, two gradients a step",
+        {**ADAM, "temperature": Range(1.0, 10.0), "averaging_rate": Range(0.05, 1.0)},
+        recover,
+    ),
 }

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import also_optax
 
 Line = dict[str, Any]
@@ -29,13 +31,26 @@ def provenance() -> Line:
         "versions": versions,
         "commit": _commit(),
         "cpus": os.cpu_count(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": now(),
     }
 
 
 def read(file: Path) -> list[Line]:
     """The lines of `file`, none if it is not there."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def rounded(values: Any, digits: int = 5) -> Any:
+    """Numbers, or nested lists of an array's, short; what is not finite becomes None, which JSON knows."""
+    values = np.asarray(values)
+    if values.ndim:
+        return [rounded(value, digits) for value in values]
+    return float(f"{values:.{digits}g}") if np.isfinite(values) else None
+
+
+def now() -> str:
+    """The time, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def append(file: Path, lines: Sequence[Line]) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from rich.console import Console
 
 from benchmarks import records
-from benchmarks.report import NoResultsError, pipes, show, where, write_beside
+from benchmarks.report import NoResultsError, Rendered, bullets, where
 from benchmarks.speed import bars, figure
 from benchmarks.speed.bars import BY_INTERVAL, NO_BAR, NOT_MET, Judged
 from benchmarks.speed.cases import BATCH_RULES, COMPILING, DEVICES, DUAL_UPDATE, PARTS, SWEEP, WHOLE_STEP, size_name
 from benchmarks.speed.workloads import TINY, WORKLOADS
+from benchmarks.tables import for_markdown
 
 MEBI = 2**20
 ASIDE = ["10 % to 90 %", "pairs", "its collectives"]
@@ -29,13 +29,8 @@ class Titled(NamedTuple):
     table: pd.DataFrame
 
 
-def make(file: Path, console: Console, study: str | None = None) -> None:
-    """Prints the tables of one study in `file`, and writes them and the picture beside it.
-
-    Args:
-      file: the JSON lines.
-      console: where the tables go.
-      study: as in the lines; None is that of the last line.
+def render(file: Path, study: str | None = None) -> Rendered:
+    """The page of one study in `file`; None is that of the last line.
 
     Raises:
       NoResultsError: if there are no lines.
@@ -45,9 +40,9 @@ def make(file: Path, console: Console, study: str | None = None) -> None:
     if not judged:
         raise NoResultsError(f"no results in {file}")
     found = list(tables(judged))
-    shown = ((f"{part}. {title}", table.drop(columns=ASIDE, errors="ignore")) for part, title, table in found)
-    show(shown, sentences(lines, judged), console)
-    write_beside(file, markdown(lines, judged, found, file), lambda picture: figure.draw(judged, picture), console)
+    shown = {f"{part}. {title}": table.drop(columns=ASIDE, errors="ignore") for part, title, table in found}
+    text = markdown(lines, judged, found, file)
+    return Rendered(text, sentences(lines, judged), shown, lambda picture: figure.draw(judged, picture))
 
 
 def of_study(lines: Sequence[records.Line], study: str | None = None) -> list[records.Line]:
@@ -120,7 +115,7 @@ def markdown(lines: Sequence[records.Line], judged: Sequence[Judged], found: Seq
         "A bar is met where the lower end of the interval meets it; *within the interval* says that the median does "
         "not. With optimism, the bar of a whole step is that without, times what `optax.optimistic_adam_v2` costs over "
         "`optax.adam` in the same table.",
-        "\n".join(f"- {sentence}" for sentence in sentences(lines, judged)),
+        bullets(sentences(lines, judged)),
     ]
     parts = dict.fromkeys(part for part, _, _ in found)
     for part in parts:
@@ -128,7 +123,7 @@ def markdown(lines: Sequence[records.Line], judged: Sequence[Judged], found: Seq
         if part in NOTES:
             paragraphs.append(NOTES[part])
         for title, table in ((title, table) for of, title, table in found if of == part):
-            paragraphs += [f"### {title}", pipes(table)]
+            paragraphs += [f"### {title}", for_markdown(table)]
     arguments = " --smoke" if protocol["smoke"] else ""
     paragraphs += ["## To repeat", f"`python -m benchmarks speed{arguments}`", where(pd.DataFrame(lines))]
     return "\n\n".join(paragraphs) + "\n"

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import records
+from benchmarks.progress import progress
 from benchmarks.speed import compiling, devices, dual, rules, sweep
 from benchmarks.speed.cases import (
     BATCH_RULES,
@@ -63,16 +63,14 @@ def _measure_all(protocol: Protocol, todo: Sequence[Case], file: Path, console: 
         BATCH_RULES: rules.measure,
     }
     provenance = records.provenance()
-    columns = (TextColumn("{task.description:<40}"), BarColumn(), TaskProgressColumn())
-    times = (TextColumn("passed"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *times, console=console, speed_estimate_period=600) as progress:
-        bar = progress.add_task("", total=sum(case.weight for case in todo))
+    with progress(console) as bars:
+        bar = bars.add_task("", total=sum(case.weight for case in todo))
         passed = 0.0
         for case in todo:
-            progress.update(bar, description=case.name)
+            bars.update(bar, description=case.name)
 
             def on_pair(fraction: float, before: float = passed, weight: float = case.weight) -> None:
-                progress.update(bar, completed=before + fraction * weight)
+                bars.update(bar, completed=before + fraction * weight)
 
             try:
                 found = measures[case.part](case, protocol, on_pair)
@@ -91,5 +89,5 @@ def _measure_all(protocol: Protocol, todo: Sequence[Case], file: Path, console: 
             }
             records.append(file, [line])
             passed += case.weight
-            progress.update(bar, completed=passed)
+            bars.update(bar, completed=passed)
             gc.collect()  # tables of the next case may need the room
