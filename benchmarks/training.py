@@ -381,7 +381,9 @@ def _advance(
             params = also_optax.eval_params(opt_state, params)
         return state, jax.tree.map(jnp.copy, params), (by_class.sum(0), by_loss.mean(0))
 
-    return jax.lax.map(of_run, (states, seeds, sets, settings), batch_size=task.together)
+    # A vmap of one run alone would turn its matrix products into batched ones, which use a single core.
+    batch_size = task.together if task.together > 1 else None
+    return jax.lax.map(of_run, (states, seeds, sets, settings), batch_size=batch_size)
 
 
 def _step(

@@ -76,7 +76,7 @@ class Protocol:
     trials: int = 5
     tuning_seeds: int = 2
     seeds: int = 10
-    steps: int = 3000
+    steps: int = 2000
     batch: int = 128
     per_class: int = 100_000
     methods: tuple[str, ...] = NAMES
@@ -110,7 +110,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
     """All of them."""
     budget = Budget(protocol.rounds, protocol.trials, protocol.tuning_seeds, protocol.seeds)
     together = 1 if protocol.data == "fashion-mnist" else 8
-    task = Task(MLP(2), protocol.steps, protocol.batch, together=together)
+    task = Task(MLP(2), protocol.steps, protocol.batch, checks=10, together=together)
     methods = {name: METHODS[name] for name in protocol.methods}
     problems = [
         Problem(
@@ -128,7 +128,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
         worst = max(protocol.uc)
         resnet = Problem(
             f"uc {worst}, ResNet",
-            Task(ResNet(2), protocol.resnet_steps, protocol.batch),
+            Task(ResNet(2), protocol.resnet_steps, protocol.batch, checks=10),
             functools.partial(_data, protocol, worst),
             f"uc {protocol.tuned_at}",
             budget._replace(seeds=protocol.resnet_seeds),
