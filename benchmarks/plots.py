@@ -29,13 +29,16 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 
 def styles(names: list[str]) -> dict[str, dict[str, Any]]:
-    """A style for each name: colour, marker and dashes."""
+    """A style for each name: colour, marker and dashes; none has the colour or the marker of a known one."""
     others = [name for name in names if name not in KNOWN]
+    taken = {value for name in names if name in KNOWN for value in KNOWN[name].values()}
+    colours = [colour for colour in COLOURS if colour not in taken]
+    markers = [marker for marker in MARKERS if marker not in taken]
     made = {
         name: {
-            "color": COLOURS[k % len(COLOURS)],
-            "marker": MARKERS[k % len(MARKERS)],
-            "linestyle": ("-", "--", ":")[k // len(COLOURS) % 3],
+            "color": colours[k % len(colours)],
+            "marker": markers[k % len(markers)],
+            "linestyle": ("-", "--", ":")[k // len(colours) % 3],
         }
         for k, name in enumerate(others)
     }
@@ -98,6 +101,7 @@ def curves(ax: Any, found: Mapping[str, tuple[np.ndarray, np.ndarray]], *, x: st
 
 def label_ends(ax: Any, ends: Mapping[str, float], x: float, looks: Mapping[str, Mapping[str, Any]]) -> None:
     """Names at the right ends of the lines, pushed apart until they do not touch, each led to its line."""
+    ax.autoscale_view()  # the limits are those of what is drawn so far, which Matplotlib works out late
     to_axes = ax.transData + ax.transAxes.inverted()
     order = sorted(ends, key=lambda name: ends[name])
     wanted = np.array([to_axes.transform((x, ends[name]))[1] for name in order])
