@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from benchmarks.models_tabular import MLPPLR, PeriodicEmbedding
 
 

@@ -53,22 +53,24 @@ class MLPPLR(nn.Module):
     Without numbers it is an MLP.
 
     Attributes:
+      outputs: how many.
       num_numeric: how many of the columns, from the first, are numbers.
       widths: of the hidden layers.
       embedding: of the numbers.
     """
 
+    outputs: int
     num_numeric: int
     widths: tuple[int, ...] = (128, 128)
     embedding: PeriodicEmbedding = PeriodicEmbedding()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """One output for each row, ``[B]``, of features ``[B, D]``."""
+        """Outputs ``[B, outputs]`` of features ``[B, D]``."""
         numbers, others = x[:, : self.num_numeric], x[:, self.num_numeric :]
         if self.num_numeric:
             embedded = self.embedding(numbers).swapaxes(0, 1).reshape(len(x), -1)
             others = jnp.concatenate([embedded, others], axis=1)
         for width in self.widths:
             others = nn.relu(nn.Dense(width)(others))
-        return jnp.squeeze(nn.Dense(1)(others), -1)
+        return nn.Dense(self.outputs)(others)
