@@ -421,6 +421,14 @@ def test_rows_of_one_unit_stay_together_and_classes_are_still_nearly_alike():
     assert np.ptp([table.target[rows].mean() for rows in parts]) < 0.05
 
 
+def test_a_unit_counts_as_its_rarest_row():
+    table = a_table()._replace(groups=None, units=np.arange(1000) // 2)
+    target = np.zeros(1000)
+    target[1:100:2] = 1  # the second row of each of fifty units
+    parts = data.split(table._replace(target=target), 0, (0.6, 0.2, 0.2))
+    assert [target[rows].sum() for rows in parts] == [30, 10, 10]
+
+
 def test_an_official_test_set_stays_the_test_set():
     official = np.arange(1000) >= 700
     parts = data.split(a_table()._replace(test_only=official), 0, (0.6, 0.2, 0.2))
@@ -505,6 +513,12 @@ def test_rare_and_unseen_categories_share_a_column():
     one_hot = prepared.features[:, -3:]
     np.testing.assert_array_equal(one_hot.argmax(1), np.repeat([0, 1, 2], [400, 193, 407]))
     assert np.all(one_hot.sum(1) == 1)
+
+
+def test_a_category_that_does_not_vary_in_training_is_left_out():
+    codes = np.repeat([0, 1], [600, 400])[:, None]
+    prepared = data.prepare(a_table()._replace(categorical=codes), np.arange(600), seed=0)
+    assert prepared.features.shape[1] == 3  # two numbers and a column of what is missing
 
 
 def test_a_number_that_is_mostly_zeros_keeps_them_in_the_middle_of_their_share():
