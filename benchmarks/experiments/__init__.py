@@ -1,6 +1,10 @@
 """One file an experiment: its sizes, its jobs, and the page that is made of its lines."""
 
 from benchmarks.experiment import Experiment
-from benchmarks.experiments import exact, imbalance
+from benchmarks.experiments import exact, imbalance, tabular
 
-EXPERIMENTS: dict[str, Experiment] = {"imbalance": imbalance.EXPERIMENT, "exact": exact.EXPERIMENT}
+EXPERIMENTS: dict[str, Experiment] = {
+    "imbalance": imbalance.EXPERIMENT,
+    "tabular": tabular.EXPERIMENT,
+    "exact": exact.EXPERIMENT,
+}
