@@ -1,6 +1,6 @@
 """What the pictures share: a look that is told apart in grey and by the colour-blind, and labels that do not touch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,21 @@ def dots(ax: Any, lines: pd.DataFrame, metric: str, *, scale: float = 100.0, lab
     ax.set_xlabel(label)
     ax.set_title(title, loc="left")
     ax.legend(fontsize=8, loc="best")
+
+
+def heat(ax: Any, values: np.ndarray, xs: Sequence[str], ys: Sequence[str], *, x: str, y: str, title: str = "") -> None:
+    """Values ``[Y, X]`` as shades of grey, darker is higher, each with its number."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    ax.imshow(values, cmap="Greys", vmin=low - 0.2 * (high - low), vmax=high + 0.2 * (high - low), aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        color = "white" if value > (low + high) / 2 else "black"
+        ax.text(column, row, "-" if np.isnan(value) else f"{value:.1f}", ha="center", va="center", color=color)
+    ax.set_xticks(range(len(xs)), xs)
+    ax.set_yticks(range(len(ys)), ys)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.set_title(title, loc="left")
 
 
 def curves(ax: Any, found: Mapping[str, tuple[np.ndarray, np.ndarray]], *, x: str, y: str, title: str = "") -> None:
