@@ -75,3 +75,31 @@ class ResNet(nn.Module):
             y = nn.LayerNorm()(Convolution(channels)(y))
             x = nn.relu(y + (x if stride == 1 else Convolution(channels, size=1, stride=stride)(x)))
         return nn.Dense(self.outputs)(x.mean((1, 2)))
+
+
+class ViT(nn.Module):
+    """A small vision transformer: patches with positions, blocks of attention and a hidden layer, the tokens' mean."""
+
+    outputs: int
+    patch: int = 7
+    width: int = 64
+    blocks: int = 2
+    heads: int = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Outputs ``[B, outputs]`` of images ``[B, h, w, c]`` whose sides are multiples of `patch`."""
+        x = nn.Dense(self.width)(patches(x, self.patch))
+        x = x + self.param("positions", nn.initializers.normal(0.02), x.shape[1:])
+        for _ in range(self.blocks):
+            x = x + nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x))
+            y = nn.gelu(nn.Dense(2 * self.width)(nn.LayerNorm()(x)))
+            x = x + nn.Dense(self.width)(y)
+        return nn.Dense(self.outputs)(nn.LayerNorm()(x).mean(1))
+
+
+def patches(x: jax.Array, size: int) -> jax.Array:
+    """Squares of images ``[B, h, w, c]``, row by row, ``[B, h / size * w / size, size * size * c]``."""
+    batch, height, width, channels = x.shape
+    squares = x.reshape(batch, height // size, size, width // size, size, channels).swapaxes(2, 3)
+    return squares.reshape(batch, -1, size * size * channels)

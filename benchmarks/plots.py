@@ -85,8 +85,12 @@ def dots(ax: Any, lines: pd.DataFrame, metric: str, *, scale: float = 100.0, lab
 
 
 def heat(ax: Any, values: np.ndarray, xs: Sequence[str], ys: Sequence[str], *, x: str, y: str, title: str = "") -> None:
-    """Values ``[Y, X]`` as shades of grey, darker is higher, each with its number."""
-    low, high = np.nanmin(values), np.nanmax(values)
+    """Values ``[Y, X]`` as shades of grey, darker is higher, each with its number; the lowest fifth is white.
+
+    The shades span at least 1, so that no contrast is made of nothing.
+    """
+    high = np.nanmax(values)
+    low = min(np.nanquantile(values, 0.2), high - 1)
     ax.imshow(values, cmap="Greys", vmin=low - 0.2 * (high - low), vmax=high + 0.2 * (high - low), aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         color = "white" if value > (low + high) / 2 else "black"
@@ -99,9 +103,17 @@ def heat(ax: Any, values: np.ndarray, xs: Sequence[str], ys: Sequence[str], *, x
     ax.set_title(title, loc="left")
 
 
-def curves(ax: Any, found: Mapping[str, tuple[np.ndarray, np.ndarray]], *, x: str, y: str, title: str = "") -> None:
-    """A line for each name, from its ``(x, y)``, named at its right end."""
-    looks = styles(list(found))
+def curves(
+    ax: Any,
+    found: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    names: Sequence[str] | None = None,
+) -> None:
+    """A line for each name, from its ``(x, y)``, named at its right end; `names` are those of all panels alike."""
+    looks = styles(list(names or found))
     ends = {}
     for name, (at, values) in found.items():
         ax.plot(at, values, markersize=5, linewidth=1.5, markevery=max(1, len(at) // 5), **looks[name])

@@ -9,13 +9,12 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
 import also_optax
 from benchmarks.tuning import Setting, Space
@@ -29,14 +28,18 @@ class Pool(NamedTuple):
     Attributes:
       features: ``[N, ...]``, uint8 or float32.
       scale: what to divide them by.
+      members: where an example is made of several features, such as a task of images: which, ``[M, k]``; its inputs
+        are then ``[k, ...]``, and rows are those of `members`.
     """
 
     features: jax.Array
     scale: jax.Array
+    members: jax.Array | None = None
 
     def inputs(self, rows: jax.Array) -> jax.Array:
         """The features of `rows`, float32."""
-        return self.features[rows].astype(jnp.float32) / self.scale
+        found = self.features[rows if self.members is None else self.members[rows]]
+        return found.astype(jnp.float32) / self.scale
 
 
 class TrainingSet(NamedTuple):
@@ -184,6 +187,16 @@ def staircase(fraction: jax.Array) -> jax.Array:
     return jnp.where(fraction < 0.8, 1.0, jnp.where(fraction < 0.9, 0.1, 0.01))
 
 
+class Model(Protocol):
+    """What is asked of a model: two functions of a Flax module."""
+
+    def init(self, key: Any, inputs: jax.Array, /) -> Any:
+        """Parameters."""
+
+    def apply(self, params: Any, inputs: jax.Array, /) -> Any:
+        """Outputs ``[B, C]``."""
+
+
 class Task(NamedTuple):
     """What is trained; all static.
 
@@ -198,7 +211,7 @@ class Task(NamedTuple):
       together: how many runs are vmapped; the others wait. Many for tiny models, 1 for large ones.
     """
 
-    model: nn.Module
+    model: Model
     steps: int
     batch_size: int = 128
     checks: int = 20

@@ -76,15 +76,15 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
     """All of them."""
     budget = Budget(protocol.rounds, protocol.trials, protocol.tuning_seeds, protocol.seeds)
     methods = {name: METHODS[name] for name in protocol.methods}
-    problems = []
     for family in protocol.families:
+        problems = []
         names = made(protocol, family).names
         task = Task(MLP(10 if family == "rotated" else 2), protocol.steps, protocol.batch, checks=10)
         for left_out in range(len(names))[-protocol.left_out :]:
             name = f"{family} {names[left_out]}"
             data = functools.partial(_data, protocol, family, left_out)
             problems.append(Problem(name, task, data, name, budget, methods, {"network": "mlp"}))
-    return comparison.jobs(problems)
+        yield from comparison.jobs(problems)
 
 
 @functools.lru_cache(maxsize=2)
@@ -148,8 +148,8 @@ def page(lines: pd.DataFrame) -> Page:
     metric = "accuracy"
     sizes = finals.groupby("family", sort=False)[["train_size", "test_size"]].max()
     of_family = [
-        f"{family}: {row['train_size']} images for training, about {row['test_size']} a domain"
-        for family, row in sizes.iterrows()
+        f"{family}: {train:.0f} images for training, about {test:.0f} a domain"
+        for family, train, test in sizes.itertuples()
     ]
     shown = {"Accuracy on the domain left out, mean over domains, %": tables.scores(averages, metric)}
     for family in sizes.index:
@@ -219,6 +219,7 @@ def draw(finals: pd.DataFrame, file: Path) -> None:
         for ax, family in zip(axes[0], families, strict=True):
             of_family = finals[finals["family"] == family]
             plots.dots(ax, of_family, "accuracy", label="accuracy on the domain left out, %", title=family)
+            ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=6)
 
 
 EXPERIMENT = Experiment(
