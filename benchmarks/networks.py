@@ -90,7 +90,7 @@ class ViT(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Outputs ``[B, outputs]`` of images ``[B, h, w, c]`` whose sides are multiples of `patch`."""
         x = nn.Dense(self.width)(patches(x, self.patch))
-        x = x + self.param("positions", nn.initializers.normal(0.02), x.shape[1:])
+        x = x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         for _ in range(self.blocks):
             x = x + nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x))
             y = nn.gelu(nn.Dense(2 * self.width)(nn.LayerNorm()(x)))

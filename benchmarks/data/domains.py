@@ -14,13 +14,11 @@ class Domains(NamedTuple):
       features: uint8, ``[N, h, w, channels]``.
       classes: int, ``[N]``.
       domains: int, ``[N]``.
-      names: of the domains.
     """
 
     features: np.ndarray
     classes: np.ndarray
     domains: np.ndarray
-    names: tuple[str, ...]
 
 
 def rotated(images: np.ndarray, classes: np.ndarray, degrees: Sequence[float], *, seed: int) -> Domains:
@@ -37,7 +35,7 @@ def rotated(images: np.ndarray, classes: np.ndarray, degrees: Sequence[float], *
     for domain, angle in enumerate(degrees):
         rows = domains == domain
         turned[rows] = ndimage.rotate(images[rows], angle, axes=(2, 1), reshape=False, order=1)
-    return Domains(turned[..., None], classes, domains, tuple(f"{angle:g}°" for angle in degrees))
+    return Domains(turned[..., None], classes, domains)
 
 
 def coloured(
@@ -58,8 +56,7 @@ def coloured(
     channel = np.where(rng.random(len(images)) < np.asarray(agreements)[domains], labels, ~labels).astype(int)
     features = np.zeros((*images.shape, 2), images.dtype)
     features[np.arange(len(images)), :, :, channel] = images
-    names = tuple(f"{200 * chance - 100:+.0f} %" for chance in agreements)
-    return Domains(features, labels.astype(int), domains, names)
+    return Domains(features, labels.astype(int), domains)
 
 
 def halved(images: np.ndarray) -> np.ndarray:

@@ -78,13 +78,20 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
     methods = {name: METHODS[name] for name in protocol.methods}
     for family in protocol.families:
         problems = []
-        names = made(protocol, family).names
+        names = names_of(protocol, family)
         task = Task(MLP(10 if family == "rotated" else 2), protocol.steps, protocol.batch, checks=10)
         for left_out in range(len(names))[-protocol.left_out :]:
             name = f"{family} {names[left_out]}"
             data = functools.partial(_data, protocol, family, left_out)
             problems.append(Problem(name, task, data, name, budget, methods, {"network": "mlp"}))
         yield from comparison.jobs(problems)
+
+
+def names_of(protocol: Protocol, family: str) -> list[str]:
+    """Of the domains."""
+    if family == "rotated":
+        return [f"{angle:g}°" for angle in protocol.degrees]
+    return [f"{200 * chance - 100:+.0f} %" for chance in AGREEMENTS]
 
 
 @functools.lru_cache(maxsize=2)
@@ -112,7 +119,7 @@ def _data(protocol: Protocol, family: str, left_out: int, seeds: tuple[int, ...]
             size=size,
             num_classes=10 if family == "rotated" else 2,
             groups=groups[rows],
-            num_groups=len(found.names) - 1,
+            num_groups=len(names_of(protocol, family)) - 1,
         )
         for rows, _ in splits
     ]

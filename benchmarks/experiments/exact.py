@@ -104,7 +104,7 @@ class Protocol:
 
 PROTOCOLS = {
     "full": Protocol(),
-    "quick": Protocol(seeds=10, rates=16, steps=1000),
+    "quick": Protocol(seeds=10, rates=12, steps=1000),
     "smoke": Protocol(seeds=2, rates=2, steps=50),
 }
 
@@ -121,22 +121,33 @@ def _regression(protocol: Protocol, name: str) -> Callable[..., list[Line]]:
     def work(lines: Sequence[Line], on_progress: Callable[[float], None]) -> list[Line]:
         rates, sizes = protocol.regression_rates, protocol.regression
         tuning, found = np.split(regression.errors(sizes, RULES[name][1], rates, protocol.every_seed), 2, axis=1)
-        chosen = {by: _lowest(cost(sizes, tuning[:, :, -1])) for by, cost in CHOICES.items()}
-        return [
+        made: list[Line] = [
             {
-                "kind": "regression",
+                "kind": "rate",
                 "method": name,
-                "problem": by,
-                "seed": seed,
-                "learning_rate": rounded(rates[k]),
-                "at_its_edge": k in (0, len(rates) - 1),
-                "frequent": rounded(found[k, seed, :, 0]),
-                "rare": rounded(found[k, seed, :, 1]),
-                "steps_needed": _reached(sizes, found[k, seed, :, 1]),
+                "problem": f"rate {rate:.2g}",
+                "learning_rate": rounded(rate),
+                "steps_needed": [_reached(sizes, rare) for rare in of_rate[..., 1]],
             }
-            for by, k in (chosen | {f"rate {rate:.2g}": k for k, rate in enumerate(rates)}).items()
-            for seed in range(protocol.seeds)
+            for rate, of_rate in zip(rates, found, strict=True)
         ]
+        for by, cost in CHOICES.items():
+            k = _lowest(cost(sizes, tuning[:, :, -1]))
+            made += [
+                {
+                    "kind": "regression",
+                    "method": name,
+                    "problem": by,
+                    "seed": seed,
+                    "learning_rate": rounded(rates[k]),
+                    "at_its_edge": k in (0, len(rates) - 1),
+                    "frequent": rounded(errors[:, 0]),
+                    "rare": rounded(errors[:, 1]),
+                    "steps_needed": [_reached(sizes, errors[:, 1])],
+                }
+                for seed, errors in enumerate(found[k])
+            ]
+        return made
 
     return work
 
@@ -186,14 +197,13 @@ def _boundary(protocol: Protocol, name: str) -> Callable[..., list[Line]]:
 def page(lines: pd.DataFrame) -> Page:
     """Tables, findings and the picture."""
     protocol = Protocol(**_frozen(lines.iloc[-1]["protocol"]))
-    regressions = _ordered(lines[lines["kind"] == "regression"], RULES)
+    best = _ordered(lines[lines["kind"] == "regression"], RULES)
+    same = _ordered(lines[lines["kind"] == "rate"], RULES)
     boundaries = _ordered(lines[lines["kind"] == "boundary"], WEIGHTINGS)
-    regressions = regressions.assign(
-        final_rare=[values[-1] for values in regressions["rare"]],
-        final_frequent=[values[-1] for values in regressions["frequent"]],
+    best = best.assign(
+        final_rare=[values[-1] for values in best["rare"]],
+        final_frequent=[values[-1] for values in best["frequent"]],
     )
-    best = regressions[regressions["problem"].isin(CHOICES)]
-    same = regressions[~regressions["problem"].isin(CHOICES)]
     ideal = boundary.balanced_accuracy(np.append(boundary.BEST, 0.0))
     shown = {
         "Regression: error in the rare directions at the end": tables.scores(best, "final_rare", tables.plain),
@@ -249,11 +259,17 @@ def _needed(lines: pd.DataFrame) -> pd.DataFrame:
 
     def cell(values: pd.Series) -> str:
         there = values.notna()
-        median = "never" if there.sum() * 2 < len(values) else f"{values.fillna(np.inf).median():.0f}"
+        median = f"{_median(values):.0f}".replace("inf", "never")
         return median if there.all() else f"{median} ({there.sum()} of {len(values)})"
 
-    found = lines.groupby(["method", "problem"], observed=True)["steps_needed"].apply(cell)
+    every = lines.explode("steps_needed").astype({"steps_needed": float})
+    found = every.groupby(["method", "problem"], observed=True)["steps_needed"].apply(cell)
     return tables.named(found.unstack("problem"))
+
+
+def _median(steps: pd.Series) -> float:
+    """Of seeds, those that never got there being last."""
+    return float(steps.fillna(np.inf).quantile(0.5, interpolation="higher"))
 
 
 def _rates(lines: pd.DataFrame) -> pd.DataFrame:
@@ -303,12 +319,11 @@ def _lower(lines: pd.DataFrame, metric: str, name: str, where: str) -> str:
 
 def _faster(same: pd.DataFrame, name: str) -> str:
     """How much earlier a rule gets to the rare directions than SGD with the same learning rate."""
-    needed = same.pivot_table(
-        index="problem", columns="method", values="steps_needed", aggfunc="median", observed=True, dropna=False
-    )
+    every = same.explode("steps_needed").astype({"steps_needed": float})
+    needed = every.pivot_table(index="problem", columns="method", values="steps_needed", aggfunc=_median, observed=True)
     if name not in needed or "sgd" not in needed:
         return f"Regression at the same learning rate: {name} and sgd do not both get there."
-    ratio = (needed["sgd"] / needed[name]).dropna()
+    ratio = (needed["sgd"] / needed[name]).replace([0, np.inf], np.nan).dropna()
     if ratio.empty:
         return f"Regression at the same learning rate: {name} and sgd do not both get there."
     return (
