@@ -148,7 +148,7 @@ class Protocol:
 
 PROTOCOLS = {
     "full": Protocol(),
-    "quick": Protocol("digits", 20, 600, 2, 4, 1, 5, 400, 64, 2, 200),
+    "quick": Protocol("digits", 20, 600, 2, 5, 1, 5, 400, 64, 2, 200),
     "smoke": Protocol("digits", 5, 60, 1, 2, 1, 2, 20, 32, 1, 20, 1, ("also-optimistic", "also-descent-ascent")),
 }
 CHECKS = 10

@@ -67,7 +67,7 @@ class Protocol:
 
 PROTOCOLS = {
     "full": Protocol(),
-    "quick": Protocol("digits", degrees=(0, 30, 60), rounds=2, tuning_seeds=1, seeds=5, steps=300, batch=64),
+    "quick": Protocol("digits", degrees=(0, 30, 60), rounds=2, trials=5, tuning_seeds=1, seeds=5, steps=300, batch=64),
     "smoke": Protocol("digits", ("coloured",), (), 1, 1, 2, 1, 2, 20, 32, ("adamw", "also-groups")),
 }
 

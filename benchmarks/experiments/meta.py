@@ -58,6 +58,7 @@ class Protocol:
       trials: a round.
       tuning_seeds: that a trial's score is the mean over; the transformer has one.
       seeds: of the final runs.
+      vit_trials: a round of the transformer.
       vit_seeds: of the transformer.
       methods: names in `METHODS`; the transformer has no CVaR.
       version: raised when results are no longer comparable.
@@ -78,6 +79,7 @@ class Protocol:
     trials: int = 4
     tuning_seeds: int = 2
     seeds: int = 8
+    vit_trials: int = 5
     vit_seeds: int = 5
     methods: tuple[str, ...] = NAMES
     version: int = 1
@@ -97,6 +99,7 @@ PROTOCOLS = {
         batch=32,
         steps=200,
         rounds=2,
+        trials=5,
         tuning_seeds=1,
         seeds=5,
     ),
@@ -116,6 +119,7 @@ PROTOCOLS = {
         trials=2,
         tuning_seeds=1,
         seeds=2,
+        vit_trials=2,
         vit_seeds=2,
         methods=("adamw", "rgd"),
     ),
@@ -136,7 +140,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
         data = functools.partial(_tasks, protocol, kind)
         problems.append(Problem(name, task, data, name, budget, methods, {"network": "mlp", "inner": [rate, inner]}))
     if protocol.steps:
-        few = Budget(min(2, protocol.rounds), protocol.trials, 1, protocol.vit_seeds)
+        few = Budget(min(2, protocol.rounds), protocol.vit_trials, 1, protocol.vit_seeds)
         task = Task(ViT(10, protocol.patch), protocol.steps, protocol.batch, checks=10)
         two = {name: method for name, method in methods.items() if name != "cvar"}
         data = functools.partial(_vit, protocol)
