@@ -1,4 +1,4 @@
-"""The engine of the experiments: search, resume, training of many runs, statistics, and pages that say what lines say."""
+"""The engine of the experiments: search, resume, training of many runs, statistics, pages that say what lines say."""
 
 import json
 from dataclasses import dataclass
