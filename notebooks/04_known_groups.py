@@ -80,7 +80,9 @@ def group_dro():
 
 
 def static():
-    return optax.chain(also_optax.reweight_by_group_dro(8, 0.0), optax.adamw(**ADAM))  # a step size of 0 keeps cells equal
+    return optax.chain(
+        also_optax.reweight_by_group_dro(8, 0.0), optax.adamw(**ADAM)
+    )  # a step size of 0 keeps cells equal
 
 
 def train(tx, seed):
