@@ -1,6 +1,6 @@
 """What the pictures share: a look that is told apart in grey and by the colour-blind, and labels that do not touch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,16 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 
 def styles(names: list[str]) -> dict[str, dict[str, Any]]:
-    """A style for each name: colour, marker and dashes."""
+    """A style for each name: colour, marker and dashes; none has the colour or the marker of a known one."""
     others = [name for name in names if name not in KNOWN]
+    taken = {value for name in names if name in KNOWN for value in KNOWN[name].values()}
+    colours = [colour for colour in COLOURS if colour not in taken]
+    markers = [marker for marker in MARKERS if marker not in taken]
     made = {
         name: {
-            "color": COLOURS[k % len(COLOURS)],
-            "marker": MARKERS[k % len(MARKERS)],
-            "linestyle": ("-", "--", ":")[k // len(COLOURS) % 3],
+            "color": colours[k % len(colours)],
+            "marker": markers[k % len(markers)],
+            "linestyle": ("-", "--", ":")[k // len(colours) % 3],
         }
         for k, name in enumerate(others)
     }
@@ -81,6 +84,21 @@ def dots(ax: Any, lines: pd.DataFrame, metric: str, *, scale: float = 100.0, lab
     ax.legend(fontsize=8, loc="best")
 
 
+def heat(ax: Any, values: np.ndarray, xs: Sequence[str], ys: Sequence[str], *, x: str, y: str, title: str = "") -> None:
+    """Values ``[Y, X]`` as shades of grey, darker is higher, each with its number."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    ax.imshow(values, cmap="Greys", vmin=low - 0.2 * (high - low), vmax=high + 0.2 * (high - low), aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        color = "white" if value > (low + high) / 2 else "black"
+        ax.text(column, row, "-" if np.isnan(value) else f"{value:.1f}", ha="center", va="center", color=color)
+    ax.set_xticks(range(len(xs)), xs)
+    ax.set_yticks(range(len(ys)), ys)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.set_title(title, loc="left")
+
+
 def curves(ax: Any, found: Mapping[str, tuple[np.ndarray, np.ndarray]], *, x: str, y: str, title: str = "") -> None:
     """A line for each name, from its ``(x, y)``, named at its right end."""
     looks = styles(list(found))
@@ -98,6 +116,7 @@ def curves(ax: Any, found: Mapping[str, tuple[np.ndarray, np.ndarray]], *, x: st
 
 def label_ends(ax: Any, ends: Mapping[str, float], x: float, looks: Mapping[str, Mapping[str, Any]]) -> None:
     """Names at the right ends of the lines, pushed apart until they do not touch, each led to its line."""
+    ax.autoscale_view()  # what was plotted counts only when the picture is drawn, which is too late for the places
     to_axes = ax.transData + ax.transAxes.inverted()
     order = sorted(ends, key=lambda name: ends[name])
     wanted = np.array([to_axes.transform((x, ends[name]))[1] for name in order])

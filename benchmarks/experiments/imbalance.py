@@ -116,7 +116,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
         Problem(
             f"uc {uc}",
             task,
-            functools.partial(_data, protocol, uc),
+            functools.partial(data_of, protocol, uc),
             f"uc {protocol.tuned_at}",
             budget,
             methods,
@@ -129,7 +129,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
         resnet = Problem(
             f"uc {worst}, ResNet",
             Task(ResNet(2), protocol.resnet_steps, protocol.batch, checks=10),
-            functools.partial(_data, protocol, worst),
+            functools.partial(data_of, protocol, worst),
             f"uc {protocol.tuned_at}",
             budget._replace(seeds=protocol.resnet_seeds),
             {name: METHODS[name] for name in CONFIRMED if name in protocol.methods},
@@ -139,7 +139,8 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
     return comparison.jobs(problems)
 
 
-def _data(protocol: Protocol, uc: int, seeds: tuple[int, ...]) -> Data:
+def data_of(protocol: Protocol, uc: int, seeds: tuple[int, ...]) -> Data:
+    """The data at one factor, for each seed."""
     dataset = datasets.load(protocol.data)
     parity = dataset.classes % 2
     splits = [split(dataset, protocol, uc, seed) for seed in seeds]
