@@ -1,6 +1,6 @@
 """What the pictures share: a look that is told apart in grey and by the colour-blind, and labels that do not touch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,14 @@ def dots(ax: Any, lines: pd.DataFrame, metric: str, *, scale: float = 100.0, lab
     ax.legend(fontsize=8, loc="best")
 
 
+def gaps(ax: Any, lines: pd.DataFrame, metric: str, pairs: Sequence[tuple[str, str]], *, label: str) -> None:
+    """:func:`dots` of what the first of each pair has over the second at the same seed, around a line at 0."""
+    found = statistics.gaps(lines, metric, pairs)
+    ax.axvline(0, color="black", linewidth=0.8)
+    named = found.assign(method=found["method"] + " over " + found["baseline"])
+    dots(ax, named, "gap", label=label, title="Paired differences")
+
+
 def curves(ax: Any, found: Mapping[str, tuple[np.ndarray, np.ndarray]], *, x: str, y: str, title: str = "") -> None:
     """A line for each name, from its ``(x, y)``, named at its right end."""
     looks = styles(list(found))
@@ -98,6 +106,7 @@ def curves(ax: Any, found: Mapping[str, tuple[np.ndarray, np.ndarray]], *, x: st
 
 def label_ends(ax: Any, ends: Mapping[str, float], x: float, looks: Mapping[str, Mapping[str, Any]]) -> None:
     """Names at the right ends of the lines, pushed apart until they do not touch, each led to its line."""
+    ax.autoscale_view()  # what was plotted counts only when the picture is drawn, which is too late for the places
     to_axes = ax.transData + ax.transAxes.inverted()
     order = sorted(ends, key=lambda name: ends[name])
     wanted = np.array([to_axes.transform((x, ends[name]))[1] for name in order])
