@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, recall_score, roc_auc_score
 
 LARGEST_LOGIT = 100.0
@@ -68,3 +68,8 @@ def of_classes(classes: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
     found = {"accuracy": right.mean(), "balanced_accuracy": np.mean(by_class), "worst_class": min(by_class)}
     finite = bool(np.isfinite(logits).all())
     return {name: round(float(value), 6) for name, value in found.items()} | {"finite": finite}
+
+
+def robust_objective(losses: np.ndarray, prior: np.ndarray, temperature: float) -> float:
+    """The largest of ``sum(pi * losses) - temperature * KL(pi || prior)`` over distributions pi, in closed form."""
+    return float(temperature * logsumexp(np.log(prior) + losses / temperature))

@@ -29,13 +29,16 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 
 def styles(names: list[str]) -> dict[str, dict[str, Any]]:
-    """A style for each name: colour, marker and dashes."""
+    """A style for each name: colour, marker and dashes; none has the colour or the marker of a known one."""
     others = [name for name in names if name not in KNOWN]
+    taken = {value for name in names if name in KNOWN for value in KNOWN[name].values()}
+    colours = [colour for colour in COLOURS if colour not in taken]
+    markers = [marker for marker in MARKERS if marker not in taken]
     made = {
         name: {
-            "color": COLOURS[k % len(COLOURS)],
-            "marker": MARKERS[k % len(MARKERS)],
-            "linestyle": ("-", "--", ":")[k // len(COLOURS) % 3],
+            "color": colours[k % len(colours)],
+            "marker": markers[k % len(markers)],
+            "linestyle": ("-", "--", ":")[k // len(colours) % 3],
         }
         for k, name in enumerate(others)
     }
@@ -87,6 +90,21 @@ def gaps(ax: Any, lines: pd.DataFrame, metric: str, pairs: Sequence[tuple[str, s
     ax.axvline(0, color="black", linewidth=0.8)
     named = found.assign(method=found["method"] + " over " + found["baseline"])
     dots(ax, named, "gap", label=label, title="Paired differences")
+
+
+def heat(ax: Any, values: np.ndarray, xs: Sequence[str], ys: Sequence[str], *, x: str, y: str, title: str = "") -> None:
+    """Values ``[Y, X]`` as shades of grey, darker is higher, each with its number."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    ax.imshow(values, cmap="Greys", vmin=low - 0.2 * (high - low), vmax=high + 0.2 * (high - low), aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        color = "white" if value > (low + high) / 2 else "black"
+        ax.text(column, row, "-" if np.isnan(value) else f"{value:.1f}", ha="center", va="center", color=color)
+    ax.set_xticks(range(len(xs)), xs)
+    ax.set_yticks(range(len(ys)), ys)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.set_title(title, loc="left")
 
 
 def curves(ax: Any, found: Mapping[str, tuple[np.ndarray, np.ndarray]], *, x: str, y: str, title: str = "") -> None:

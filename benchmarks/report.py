@@ -133,6 +133,7 @@ def render(experiment: Experiment, file: Path, study: str | None) -> Rendered:
         *page.intro,
         "## What it says",
         bullets(page.findings),
+        *(["## What did not help", bullets(page.did_not_help)] if page.did_not_help else []),
         *(part for title, table in page.tables.items() for part in (f"## {title}", for_markdown(table))),
         *page.notes,
         "## Budget",

@@ -116,7 +116,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
         Problem(
             f"uc {uc}",
             task,
-            functools.partial(_data, protocol, uc),
+            functools.partial(data_of, protocol, uc),
             f"uc {protocol.tuned_at}",
             budget,
             methods,
@@ -129,7 +129,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
         resnet = Problem(
             f"uc {worst}, ResNet",
             Task(ResNet(2), protocol.resnet_steps, protocol.batch, checks=10),
-            functools.partial(_data, protocol, worst),
+            functools.partial(data_of, protocol, worst),
             f"uc {protocol.tuned_at}",
             budget._replace(seeds=protocol.resnet_seeds),
             {name: METHODS[name] for name in CONFIRMED if name in protocol.methods},
@@ -139,7 +139,8 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
     return comparison.jobs(problems)
 
 
-def _data(protocol: Protocol, uc: int, seeds: tuple[int, ...]) -> Data:
+def data_of(protocol: Protocol, uc: int, seeds: tuple[int, ...]) -> Data:
+    """The data at one factor, for each seed."""
     dataset = datasets.load(protocol.data)
     parity = dataset.classes % 2
     splits = [split(dataset, protocol, uc, seed) for seed in seeds]
@@ -220,7 +221,7 @@ def page(lines: pd.DataFrame) -> Page:
     return Page(
         intro=(
             f"{first['source']}. The target is the parity of the class. In training and validation the odd classes "
-            f"are thinned by the factor uc; the test set ({first['test_size']} images) is balanced. The paper has "
+            f"are thinned by the factor uc; the test set ({int(first['test_size'])} images) is balanced. The paper has "
             "CIFAR-10, which cannot be had out of a package.",
             comparison.budget_of(lines, f"of uc {protocol['tuned_at']}"),
             "Mean ± half of the 95 % interval over seeds; * is a paired t-test over seeds, Holm-corrected within a "
@@ -229,11 +230,12 @@ def page(lines: pd.DataFrame) -> Page:
         findings=findings(mlp, best),
         tables=shown,
         draw=functools.partial(draw, finals),
+        did_not_help=tables.did_not_help(mlp, metric, "adamw"),
     )
 
 
 def findings(finals: pd.DataFrame, best: str) -> list[str]:
-    """Where ALSO wins and where it does not; what did not help."""
+    """Where ALSO wins, and where it does not."""
     metric, blocks = "balanced_accuracy", ("problem", "seed")
     present = [name for name in ALSO if name in set(finals["method"])]
     found = []
@@ -244,7 +246,7 @@ def findings(finals: pd.DataFrame, best: str) -> list[str]:
         rank = statistics.ranks(finals, metric, blocks=blocks)
         verdict = "it is the best" if first == name else f"the best is {first} ({rank[first]:.2f}), p = {p:.2g}"
         found.append(f"Mean rank of {name}: {rank[name]:.2f} of {len(rank)}; {verdict}.")
-    return found + ["Did not help: " + sentence for sentence in tables.did_not_help(finals, metric, "adamw")]
+    return found
 
 
 def draw(finals: pd.DataFrame, file: Path) -> None:

@@ -278,7 +278,13 @@ def page(lines: pd.DataFrame) -> Page:
     shown["Methods"] = tables.rows_of(rows(protocol["steps"]), names)
     shown["Settings chosen"] = tables.chosen(finals)
     shown["Seconds a run"] = tables.seconds(finals)
-    return Page(_intro(lines, finals, protocol), findings(finals), shown, functools.partial(draw, finals))
+    return Page(
+        _intro(lines, finals, protocol),
+        findings(finals),
+        shown,
+        functools.partial(draw, finals),
+        did_not_help=did_not_help(finals),
+    )
 
 
 def _intro(lines: pd.DataFrame, finals: pd.DataFrame, protocol: Mapping[str, Any]) -> list[str]:
@@ -290,8 +296,8 @@ def _intro(lines: pd.DataFrame, finals: pd.DataFrame, protocol: Mapping[str, Any
         + "; ".join(f"{problem}: {tables.listed(found)}" for problem, found in sizes.items())
         + f". Each seed draws anew which classes are rare. The test set ({int(first['test_size'])} images) is "
         "balanced, the validation set thinned like the training set and scored by balanced accuracy. Not here: the "
-        "paper's CIFAR-10, CIFAR-100, ImageNet and GLUE, which cannot be had out of a package, and its ResNets; the network is a "
-        "perceptron with one hidden layer of 128.",
+        "paper's CIFAR-10, CIFAR-100, ImageNet and GLUE, which cannot be had out of a package, and its ResNets; the "
+        "network is a perceptron with one hidden layer of 128.",
         comparison.budget_of(lines, f"of {tuned}"),
         f"The learning rate of all methods is divided by 10 after {SHARE} of the steps and again after 90 %. "
         f"ABSGD is SGD with momentum .9 up to {SHARE}; then its weights begin. With each loss, SGD and ABSGD are "
@@ -310,16 +316,21 @@ def _rare_weight(line: pd.Series) -> float:
 
 
 def findings(finals: pd.DataFrame) -> list[str]:
-    """Whether ABSGD is above SGD with each loss, then all methods together, then what did not help."""
-    present = set(finals["method"])
+    """Whether ABSGD is above SGD with each loss, whether freezing helps it, and all methods together."""
     found = tables.paired_verdicts(finals, METRIC, PAIRS)
     found += tables.paired_verdicts(finals, METRIC, FROZEN)
     found.append(tables.ranking(finals, METRIC, blocks=("problem", "seed")))
-    for baseline, family in (("ce-sgd", NAMES[: -len(ADAPTIVE)]), ("adamw", ADAPTIVE)):
-        if baseline in present:
-            rest = finals[finals["method"].isin(family)]
-            found += ["Did not help: " + sentence for sentence in tables.did_not_help(rest, METRIC, baseline)]
     return found
+
+
+def did_not_help(finals: pd.DataFrame) -> list[str]:
+    """Rows over SGD against cross-entropy by SGD, rows over AdamW against it."""
+    families = {"ce-sgd": NAMES[: -len(ADAPTIVE)], "adamw": ADAPTIVE}
+    return [
+        sentence
+        for baseline, family in families.items()
+        for sentence in tables.did_not_help(finals[finals["method"].isin(family)], METRIC, baseline)
+    ]
 
 
 def draw(finals: pd.DataFrame, file: Path) -> None:

@@ -251,7 +251,13 @@ def page(lines: pd.DataFrame) -> Page:
         "Settings chosen": tables.chosen(finals),
         "Seconds a run": tables.seconds(finals),
     }
-    return Page(_intro(lines, finals), findings(finals), shown, functools.partial(draw, finals))
+    return Page(
+        _intro(lines, finals),
+        findings(finals),
+        shown,
+        functools.partial(draw, finals),
+        did_not_help=did_not_help(finals),
+    )
 
 
 def _intro(lines: pd.DataFrame, finals: pd.DataFrame) -> list[str]:
@@ -266,8 +272,8 @@ def _intro(lines: pd.DataFrame, finals: pd.DataFrame) -> list[str]:
         "training, at the first seed: "
         + "; ".join(f"{problem}: {wrong}" for problem, (_, wrong) in shares.items())
         + ". The labels of the validation set, scored by accuracy, are wrong as often; those of the test set are "
-        "right. Not here: the paper's CIFAR-10, CIFAR-100 and Clothing1M, which cannot be had out of a package, nor the "
-        "ImageNet and GLUE of its other experiments; the network is a perceptron with one hidden layer of 128.",
+        "right. Not here: the paper's CIFAR-10, CIFAR-100 and Clothing1M, which cannot be had out of a package, nor "
+        "the ImageNet and GLUE of its other experiments; the network is a perceptron with one hidden layer of 128.",
         comparison.budget_of(lines, f"of {tuned}"),
         "The learning rate of all methods is divided by 10 after 80 % of the steps and again after 90 %. The best "
         "checkpoint is chosen on wrong labels too, and stops early where that helps: a defence that every method has. "
@@ -293,6 +299,16 @@ def findings(finals: pd.DataFrame) -> list[str]:
             f"{tables.listed(parts)}."
         )
     return found
+
+
+def did_not_help(finals: pd.DataFrame) -> list[str]:
+    """Rows over SGD against cross-entropy by SGD, rows over AdamW against it."""
+    families = {"ce-sgd": [name for name in NAMES if "sgd" in name], "adamw": [n for n in NAMES if "sgd" not in n]}
+    return [
+        sentence
+        for baseline, family in families.items()
+        for sentence in tables.did_not_help(finals[finals["method"].isin(family)], "accuracy", baseline)
+    ]
 
 
 def hardest(finals: pd.DataFrame) -> list[str]:

@@ -1,0 +1,1 @@
+"""Problems so small that what is sought is known in closed form."""
