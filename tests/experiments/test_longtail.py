@@ -140,6 +140,16 @@ def test_every_row_is_told_all_that_it_is_built_of(runs):
         assert jax.eval_shape(build_and_lose)[1].shape == (2,)
 
 
+def test_a_temperature_below_zero_mistrusts_the_larger_losses():
+    setting = {"learning_rate": lambda count: 0.1, "weight_decay": 0.0, "mistrust": 2.0, "averaging_rate": 0.5}
+    losses = jnp.array([0.5, 1.0, 3.0])
+    expected = np.exp(-np.array(losses) / 2)
+    for name in ("ce-absgd", "abadam"):
+        state = noise.ROWS[name].build(setting, None).init({"w": jnp.zeros(2)})
+        weights = also_optax.example_weights(state, losses)
+        np.testing.assert_allclose(weights, expected / expected.mean(), rtol=1e-5)
+
+
 def test_symmetric_noise_goes_to_every_other_class_alike():
     chances = noise.transition("symmetric", 0.3, 4, [])
     np.testing.assert_allclose(chances, np.full((4, 4), 0.1) + 0.6 * np.eye(4))
