@@ -1,7 +1,7 @@
 """One file an experiment: its sizes, its jobs, and the page that is made of its lines."""
 
 from benchmarks.experiment import Experiment
-from benchmarks.experiments import ablations, domains, exact, imbalance, tabular
+from benchmarks.experiments import ablations, domains, exact, imbalance, longtail, noise, tabular
 
 EXPERIMENTS: dict[str, Experiment] = {
     "imbalance": imbalance.EXPERIMENT,
@@ -9,4 +9,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     "exact": exact.EXPERIMENT,
     "domains": domains.EXPERIMENT,
     "ablations": ablations.EXPERIMENT,
+    "longtail": longtail.EXPERIMENT,
+    "noise": noise.EXPERIMENT,
 }
