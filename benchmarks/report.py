@@ -122,7 +122,7 @@ def render(experiment: Experiment, file: Path, study: str | None) -> Rendered:
     """
     lines = of_study(records.read(file), study)
     if lines.empty or ("kind" in lines and set(lines["kind"]) == {"trial"}):
-        raise NoResultsError(f"no results in {file} yet, but trials")
+        raise NoResultsError(f"no final results in {file} yet")
     page = experiment.page(lines)
     minutes = lines.drop_duplicates("job")["job_seconds"].sum() / 60
     protocol = ", ".join(f"{name} {value}" for name, value in lines.iloc[-1]["protocol"].items())
