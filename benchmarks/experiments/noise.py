@@ -72,7 +72,7 @@ class Protocol:
       steps: of the optimizer.
       batch: its size.
       per_class: images of each class for training and validation.
-      methods: names in `NAMES`.
+      methods: of `NAMES`; all where empty.
       version: raised when results are no longer comparable.
     """
 
@@ -85,7 +85,7 @@ class Protocol:
     steps: int = 1500
     batch: int = 128
     per_class: int = 1200
-    methods: tuple[str, ...] = NAMES
+    methods: tuple[str, ...] = ()
     version: int = 1
 
 
@@ -157,7 +157,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
     budget = Budget(protocol.rounds, protocol.trials, protocol.tuning_seeds, protocol.seeds)
     together = 1 if protocol.data == "fashion-mnist" else 8
     task = Task(MLP(10), protocol.steps, protocol.batch, checks=10, shape=staircase, together=together)
-    methods = {name: ROWS[name] for name in protocol.methods}
+    methods = {name: ROWS[name] for name in protocol.methods or NAMES}
     problems = [
         Problem(
             f"{kind} {rate}",
