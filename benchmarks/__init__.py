@@ -1,7 +1,9 @@
-"""Benchmarks: `python -m benchmarks imbalance` on real data and `python -m benchmarks speed`; then `... report`.
+"""Benchmarks: `python -m benchmarks NAME` for each experiment on real data, `... speed`, and `... report`.
 
-One idea a module, so that an experiment is one new module beside `imbalance`: `data` (fetch, check, load), `models`
-(Flax), `methods` (what is compared, with grids), `metrics`, `training` (jit, vmap and scan over a whole sweep),
-`records` (JSON lines: provenance and resume), `report` with `figure` (tables, sentences and pictures, from the lines
-alone). `speed` has its own.
+An experiment is a file of `experiments`: sizes, jobs, and the page that is made of its lines (`experiment`). What they
+share, from the data up: `data` (real data, fetched and checked), `networks`, `training` (many runs as one compiled
+function), `methods` (what is compared, with its search space), `tuning` (Optuna's TPE in rounds), `comparison` (tuned
+alike, then many seeds), `jobs` (each done once, with a bar), `records` (JSON lines), and `metrics`, `statistics`,
+`tables`, `plots`, `report` (pages from lines alone, and their check). `speed` measures ratios and has its own;
+`baselines` are methods that no gradient transformation can be.
 """

@@ -22,6 +22,7 @@ from benchmarks.speed.run import run as run_speed
 RUNS = Path("runs")
 STOPPED = 130
 """Exit code after Ctrl-C."""
+ALL = "all"
 COMMITTED = Path(__file__).parent / "results"
 PAGES = ("README.md", "docs/methods.md", "notebooks/README.md")
 """Pages of the project that hold pieces of the reports."""
@@ -49,11 +50,10 @@ def _words(text: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("python -m benchmarks", description="Benchmarks of also_optax on real data.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, experiment in EXPERIMENTS.items():
+    abouts = {name: experiment.about for name, experiment in EXPERIMENTS.items()}
+    for name, about in (abouts | {ALL: "all of them, one after another"}).items():
         job = commands.add_parser(
-            name,
-            help=experiment.about,
-            description=f"{experiment.title}: {experiment.about}. Finished jobs are kept; a rerun goes on from there.",
+            name, help=about, description=f"{about}. Finished jobs are kept; a rerun goes on from there."
         )
         size = job.add_mutually_exclusive_group()
         size.add_argument("--quick", dest="size", action="store_const", const="quick", help="at most five minutes")
@@ -105,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _report(options, console)
         if options.command == "speed":
             return _speed(options, console)
-        return _experiment(options, console)
+        names = EXPERIMENTS if options.command == ALL else [options.command]
+        out = _folder(options, options.size == "smoke")
+        return max(_experiment(name, options, out, console) for name in names)
     except (DataError, report.NoResultsError) as error:
         Console(stderr=True).print(str(error), style="red", markup=False)
         return 1
@@ -114,13 +116,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
 
 
-def _experiment(options: argparse.Namespace, console: Console) -> int:
-    name, experiment = options.command, EXPERIMENTS[options.command]
+def _experiment(name: str, options: argparse.Namespace, out: Path, console: Console) -> int:
+    experiment = EXPERIMENTS[name]
     protocol = experiment.protocols[options.size or "full"]
     jobs = [job for job in experiment.jobs(protocol) if _asked(job.name, options.only)]
+    if not jobs and options.command == ALL:
+        return 0
     if not jobs:
         raise report.NoResultsError(f"no job of {name} has {', '.join(options.only)} in its name; see --list")
-    file = _folder(options, options.size == "smoke") / f"{name}.jsonl"
+    file = out / f"{name}.jsonl"
+    console.rule(name)
     if options.list:
         job_list.show(protocol, jobs, file, console)
         return 0

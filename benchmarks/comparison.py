@@ -243,7 +243,9 @@ def budget_of(lines: pd.DataFrame, tuned: str = "of each problem") -> str:
     seeds = lines[lines["kind"] == "trial"]["scores"].map(len).max()
     runs = lines[lines["kind"] == "final"].groupby("problem", sort=False)["seed"].nunique()
     counts = ", ".join(sorted({str(count) for count in trials}))
-    finals = ", ".join(f"{count} seeds at {name}" for name, count in runs.items())
+    finals = ", ".join(
+        f"{count} seeds ({', '.join(map(str, runs.index[runs == count]))})" for count in dict.fromkeys(runs)
+    )
     return (
         f"Every method had {counts} trials of TPE, in the same ranges for what methods share, each the mean of {seeds} "
         f"seeds, chosen on the validation set {tuned}; then {finals}, other than those of the tuning. Of each run the "

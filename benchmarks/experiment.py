@@ -20,6 +20,7 @@ class Page:
       tables: title -> cells that are text, with an index that has a name.
       draw: writes the picture into a file; None where there is none.
       notes: paragraphs after the tables.
+      did_not_help: sentences, made from the lines, for a section of their own.
     """
 
     intro: Sequence[str]
@@ -27,6 +28,7 @@ class Page:
     tables: Mapping[str, pd.DataFrame]
     draw: Callable[[Path], None] | None = None
     notes: Sequence[str] = field(default=())
+    did_not_help: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True)

@@ -69,22 +69,26 @@ def sgd(setting: dict[str, Any], training_set: TrainingSet) -> optax.GradientTra
     return optax.chain(decay, optax.sgd(setting["learning_rate"], momentum=0.9))
 
 
-def also_by_example(*, balanced: bool, **fixed: Any) -> Callable[[dict[str, Any], TrainingSet], Any]:
+def also_by_example(
+    *, balanced: bool, balanced_draws: bool = False, **fixed: Any
+) -> Callable[[dict[str, Any], TrainingSet], Any]:
     """ALSO with a weight per example; padding has prior 0 and next to no frequency, so real weights are n times pi.
 
     Args:
       balanced: whether the prior is the inverse count of the example's class, or uniform.
+      balanced_draws: whether batches are drawn class first; then so are the frequencies, and weights start at 1.
       fixed: more arguments of :func:`also_optax.also`.
     """
 
     def build(setting: dict[str, Any], training_set: TrainingSet) -> optax.GradientTransformation:
         real = training_set.classes >= 0
-        mass = 1 / training_set.class_counts[training_set.classes] if balanced else jnp.ones(real.shape)
+        by_class = 1 / training_set.class_counts[training_set.classes]
+        mass, drawn = (by_class if chosen else jnp.ones(real.shape) for chosen in (balanced, balanced_draws))
         return also_optax.also(
             **setting,
             num_groups=len(training_set.rows),
             prior=jnp.where(real, mass, 0.0),
-            group_frequencies=jnp.where(real, 1 / training_set.size, 1e-30),
+            group_frequencies=jnp.where(real, drawn / jnp.where(real, drawn, 0.0).sum(), 1e-30),
             average_decay=None,
             **fixed,
         )
@@ -170,6 +174,20 @@ METHODS: dict[str, Method] = {
         {**ADAM, **ALSO},
         also_by_example(balanced=True, lookahead=True),
         groups=by_example,
+    ),
+    "also-balanced": Method(
+        "ALSO, a weight per example, class-balanced prior; batches drawn class first",
+        {**ADAM, **ALSO},
+        also_by_example(balanced=True, balanced_draws=True),
+        groups=by_example,
+        balanced_draws=True,
+    ),
+    "also-balanced-lookahead": Method(
+        "the same in the two-point form of the authors' code",
+        {**ADAM, **ALSO},
+        also_by_example(balanced=True, balanced_draws=True, lookahead=True),
+        groups=by_example,
+        balanced_draws=True,
     ),
     "also-uniform": Method(
         "ALSO, a weight per example, uniform prior",

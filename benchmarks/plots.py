@@ -84,6 +84,14 @@ def dots(ax: Any, lines: pd.DataFrame, metric: str, *, scale: float = 100.0, lab
     ax.legend(fontsize=8, loc="best")
 
 
+def gaps(ax: Any, lines: pd.DataFrame, metric: str, pairs: Sequence[tuple[str, str]], *, label: str) -> None:
+    """:func:`dots` of what the first of each pair has over the second at the same seed, around a line at 0."""
+    found = statistics.gaps(lines, metric, pairs)
+    ax.axvline(0, color="black", linewidth=0.8)
+    named = found.assign(method=found["method"] + " over " + found["baseline"])
+    dots(ax, named, "gap", label=label, title="Paired differences")
+
+
 def heat(ax: Any, values: np.ndarray, xs: Sequence[str], ys: Sequence[str], *, x: str, y: str, title: str = "") -> None:
     """Values ``[Y, X]`` as shades of grey, darker is higher, each with its number; the lowest fifth is white.
 

@@ -121,8 +121,8 @@ def render(experiment: Experiment, file: Path, study: str | None) -> Rendered:
       NoResultsError: if there are no lines.
     """
     lines = of_study(records.read(file), study)
-    if lines.empty:
-        raise NoResultsError(f"no results in {file}")
+    if lines.empty or ("kind" in lines and set(lines["kind"]) == {"trial"}):
+        raise NoResultsError(f"no final results in {file} yet")
     page = experiment.page(lines)
     minutes = lines.drop_duplicates("job")["job_seconds"].sum() / 60
     protocol = ", ".join(f"{name} {value}" for name, value in lines.iloc[-1]["protocol"].items())
@@ -133,6 +133,7 @@ def render(experiment: Experiment, file: Path, study: str | None) -> Rendered:
         *page.intro,
         "## What it says",
         bullets(page.findings),
+        *(["## What did not help", bullets(page.did_not_help)] if page.did_not_help else []),
         *(part for title, table in page.tables.items() for part in (f"## {title}", for_markdown(table))),
         *page.notes,
         "## Budget",

@@ -28,21 +28,31 @@ def differences(lines: pd.DataFrame, metric: str, baseline: str) -> pd.DataFrame
       By method and problem: `mean`, `half` of its interval, and `p` of the paired t-test, Holm-corrected for the number
       of methods that the baseline is compared with on that problem.
     """
-    wide = lines.pivot_table(index=["problem", "seed"], columns="method", values=metric, observed=True)
-    if baseline not in wide:
-        return pd.DataFrame(columns=["mean", "half", "p"])
+    others = [str(name) for name in lines["method"].drop_duplicates() if name != baseline]
+    return paired(lines, metric, [(name, baseline) for name in others])
+
+
+def paired(lines: pd.DataFrame, metric: str, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """:func:`differences` for methods with a baseline each; p is corrected for the number of pairs on a problem."""
     rows = []
-    for problem, of_problem in wide.groupby(level="problem", observed=True):
-        reference = of_problem[baseline].dropna()
-        found = []
-        for method in of_problem.columns.drop(baseline):
-            values = (of_problem[method] - reference).dropna().to_numpy()
-            if len(values):
-                found.append((method, problem, *interval(values), _paired_p(values)))
-        corrected = holm([row[-1] for row in found])
-        rows += [(*row[:-1], p) for row, p in zip(found, corrected, strict=True)]
+    for problem, of_problem in gaps(lines, metric, pairs).groupby("problem", observed=True):
+        values = {method: found["gap"].to_numpy() for method, found in of_problem.groupby("method", sort=False)}
+        corrected = holm([_paired_p(found) for found in values.values()])
+        rows += [(m, problem, *interval(found), p) for (m, found), p in zip(values.items(), corrected, strict=True)]
     frame = pd.DataFrame(rows, columns=["method", "problem", "mean", "half", "p"])
     return frame.set_index(["method", "problem"])
+
+
+def gaps(lines: pd.DataFrame, metric: str, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """`gap`, the first of each pair minus the second, by `method`, `baseline`, `problem` and `seed`, where both are."""
+    wide = lines.pivot_table(index=["problem", "seed"], columns="method", values=metric, observed=True)
+    frames = [
+        (wide[method] - wide[baseline]).dropna().rename("gap").reset_index().assign(method=method, baseline=baseline)
+        for method, baseline in pairs
+        if {method, baseline} <= {*wide.columns}
+    ]
+    columns = ["method", "baseline", "problem", "seed", "gap"]
+    return pd.concat(frames)[columns] if frames else pd.DataFrame(columns=columns)
 
 
 def _paired_p(values: np.ndarray) -> float:

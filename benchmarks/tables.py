@@ -32,9 +32,22 @@ def scores(lines: pd.DataFrame, metric: str, cell: Format = percent) -> pd.DataF
 
 def gains(lines: pd.DataFrame, metric: str, baseline: str, scale: float = 100.0) -> pd.DataFrame:
     """What each method has over `baseline`, paired by seed; ``*`` where Holm's p is below .05."""
-    found = statistics.differences(lines, metric, baseline)
+    return _gains(lines, statistics.differences(lines, metric, baseline), scale)
+
+
+def paired_gains(
+    lines: pd.DataFrame, metric: str, pairs: Sequence[tuple[str, str]], scale: float = 100.0
+) -> pd.DataFrame:
+    """What the first of each pair has over the second, as in :func:`gains`."""
+    table = _gains(lines, statistics.paired(lines, metric, pairs), scale)
+    names = {method: f"{method} over {baseline}" for method, baseline in pairs if method in table.index}
+    return named(table.loc[list(names)].rename(index=names), "pair")
+
+
+def _gains(lines: pd.DataFrame, found: pd.DataFrame, scale: float) -> pd.DataFrame:
     cells = [
-        f"{scale * row['mean']:+.2g} ±{scale * row['half']:.2g}" + (" *" if row["p"] < statistics.LEVEL else "")
+        f"{round(scale * row['mean'], 6):+.2g} ±{scale * row['half']:.2g}"
+        + (" *" if row["p"] < statistics.LEVEL else "")
         for _, row in found.iterrows()
     ]
     return named(pd.Series(cells, found.index, dtype=object).unstack("problem").reindex(columns=found_order(lines)))
@@ -60,6 +73,20 @@ def ranks(
     return named(table)
 
 
+def ranking(lines: pd.DataFrame, metric: str, *, blocks: Sequence[str] = ("problem",), smaller: bool = False) -> str:
+    """A sentence: the best mean rank, and which methods are not told from it."""
+    found = statistics.ranks(lines, metric, blocks=blocks, smaller=smaller)
+    best, others = found.index[0], found.index[1:]
+    near = [
+        f"{name} ({found[name]:.2f})"
+        for name in others
+        if statistics.not_worse_than_the_best(lines, metric, str(name), blocks=blocks, smaller=smaller)[1]
+        >= statistics.LEVEL
+    ]
+    told = f"not told from it by Wilcoxon's test: {listed(near)}" if near else "all others are told from it"
+    return f"Best mean rank of {len(found)} over {' and '.join(blocks)}: {best} ({found.iloc[0]:.2f}); {told}."
+
+
 def did_not_help(lines: pd.DataFrame, metric: str, baseline: str) -> list[str]:
     """Sentences: on which problems which methods are not shown to be above `baseline`, and on which they are below."""
     found = statistics.differences(lines, metric, baseline)
@@ -77,7 +104,17 @@ def did_not_help(lines: pd.DataFrame, metric: str, baseline: str) -> list[str]:
 
 def verdicts(lines: pd.DataFrame, metric: str, name: str, baseline: str) -> str:
     """Half a sentence: on which problems `name` is above, below or not told from `baseline`."""
-    found = statistics.differences(lines, metric, baseline).loc[name]
+    return _verdict(statistics.differences(lines, metric, baseline).loc[name], baseline)
+
+
+def paired_verdicts(lines: pd.DataFrame, metric: str, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """A sentence for each pair: where the first is above, below or not told from the second."""
+    found = statistics.paired(lines, metric, pairs)
+    present = found.index.unique("method")
+    return [f"{name} {_verdict(found.loc[name], baseline)}." for name, baseline in pairs if name in present]
+
+
+def _verdict(found: pd.DataFrame, baseline: str) -> str:
     sure = found["p"] < statistics.LEVEL
     kinds = {
         "above it at": found.index[sure & (found["mean"] > 0)],

@@ -147,6 +147,7 @@ class Method:
       groups: ``groups(batch)``, the ids that the rule is told; None for rules without ids.
       loss: instead of the task's own.
       class_weights: ``class_weights(training_set)``, ``[C]``: factors of the losses.
+      deferred: the fraction of the steps before which these factors are 1.
       balanced_draws: whether batches are drawn class first, then example, instead of uniformly.
       corrects_prior: whether the logits are shifted by the log class prior of the training set after training.
     """
@@ -158,6 +159,7 @@ class Method:
     groups: Callable[[Batch], jax.Array] | None = None
     loss: Loss | None = None
     class_weights: Callable[[TrainingSet], jax.Array] | None = None
+    deferred: float = 0.0
     balanced_draws: bool = False
     corrects_prior: bool = False
 
@@ -418,6 +420,8 @@ def _step(
     factors = jnp.ones(task.batch_size)
     if method.class_weights is not None:
         factors = method.class_weights(training_set)[classes]
+    if method.deferred:
+        factors = jnp.where(number < method.deferred * task.steps, 1.0, factors)
     loss = method.loss or task.loss
 
     def losses_of(params: Any) -> jax.Array:

@@ -20,7 +20,10 @@ IN_A_HURRY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disabl
 ROWS = ("contract", "meshes")
 """Tests that every rule passes by a row."""
 
-OWN_PRECISION = ("sharding", "optima", "speed_benchmark", "notebooks", "plotting", "data", "models_tabular")
+EXPERIMENTS = "tests/experiments"
+"""Tests of what is under `benchmarks`: much to compile, and always float32."""
+
+OWN_PRECISION = ("sharding", "optima", "notebooks", "plotting")
 """Tests that turn float64 on where they need it, or do not look at numbers."""
 
 X64_BY_NIGHT = ("processes", "lazy", "accumulation", "samplers", "contrib")
@@ -35,18 +38,19 @@ def without(*names: str) -> list[str]:
     return [f"--ignore={file}" for file in files(*names)]
 
 
+NO_EXPERIMENTS = f"--ignore={EXPERIMENTS}"
 ALL = ["-m", "slow or not slow"]
 CHECKS = {
     "format": (["ruff", "format", "--check", "."], {}),
     "lint": (["ruff", "check", "."], {}),
     "types": (["mypy"], {}),
-    "float32": ([*PYTEST, *without(*ROWS)], {}),
-    "rows": ([*PYTEST, *files(*ROWS)], IN_A_HURRY),
-    "x64": ([*PYTEST, "tests", *without(*ROWS, *OWN_PRECISION, *X64_BY_NIGHT)], X64 | IN_A_HURRY),
+    "float32": ([*PYTEST, *without(*ROWS), NO_EXPERIMENTS], {}),
+    "rows": ([*PYTEST, *files(*ROWS), EXPERIMENTS], IN_A_HURRY),
+    "x64": ([*PYTEST, "tests", *without(*ROWS, *OWN_PRECISION, *X64_BY_NIGHT), NO_EXPERIMENTS], X64 | IN_A_HURRY),
 }
 NIGHTLY = {
     "float32-all": ([*PYTEST, *ALL], {}),
-    "x64-all": ([*PYTEST, *ALL, *without(*OWN_PRECISION)], X64),
+    "x64-all": ([*PYTEST, *ALL, *without(*OWN_PRECISION), NO_EXPERIMENTS], X64),
 }
 
 

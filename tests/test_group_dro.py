@@ -302,3 +302,14 @@ def test_diagnostics_keep_the_adjustment_out_of_the_losses():
     assert_close(found["robust_value"], q @ jnp.array([4.0, 1.2]))
     assert_close(found["gap"], 4 - found["robust_value"])
     assert_close(found["erm_value"], (4 * 3 + 100 * 1) / 104)
+
+
+def test_counts_of_a_concrete_array_are_checked_inside_a_jit_too():
+    def weights(counts):
+        tx = also_optax.reweight_by_group_dro(2, group_counts=counts)
+        return also_optax.group_weights(tx.init(jnp.zeros(1)))
+
+    counts, wrong = jnp.array([3, 5]), jnp.array([0, 5])
+    np.testing.assert_allclose(jax.jit(lambda: weights(counts))(), [0.5, 0.5], rtol=1e-6)
+    with pytest.raises(ValueError, match="at least 1"):
+        jax.jit(lambda: weights(wrong))()

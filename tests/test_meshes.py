@@ -89,6 +89,10 @@ def nightly(left_out: bool) -> list[pytest.MarkDecorator]:
 
 
 axis_types = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+mostly_auto = pytest.mark.parametrize(
+    "axis_type", [AxisType.Auto, pytest.param(AxisType.Explicit, marks=nightly(True))], ids=["auto", "explicit"]
+)
+"""Where another test meets explicit axes in the gate."""
 HARD_ROWS = ("also", "also_lazy", "absgd", "group_dro", "cvar")
 """One of each kind of statistics: these meet explicit axes and an unchecked shard_map in the gate too."""
 
@@ -113,7 +117,11 @@ def each_row(name: str, easy: Any, hard: Any) -> Any:
 
 some_rows = pytest.mark.parametrize(
     ("kind", "name"),
-    [("rules", "also_lookahead"), ("rules", "absgd"), ("optimizers", "also")],
+    [
+        pytest.param("rules", "also_lookahead", marks=nightly(True)),
+        ("rules", "absgd"),
+        pytest.param("optimizers", "also", marks=nightly(True)),
+    ],
 )
 
 
@@ -284,7 +292,7 @@ def test_split_tables_have_the_diagnostics_of_whole_ones(name, axis_type):
     assert worst_difference(found, also_optax.diagnostics(expected_state)) <= tolerance("tables")
 
 
-@axis_types
+@mostly_auto
 @pytest.mark.parametrize(
     ("batch_axes", "groups_axis"),
     [("data", "model"), ("data", ("data", "model")), (("data", "model"), "model"), ("model", "data")],
@@ -303,7 +311,7 @@ def test_tables_split_over_any_axes_give_the_answer_of_one_device(axis_type, bat
         ("tables", "rule_lazy", "data"),
     ],
 )
-@axis_types
+@mostly_auto
 def test_in_float64_the_answers_differ_by_rounding_alone(x64, kind, name, groups_axis, axis_type):
     mesh = mesh_of(axis_type, data=8)
     result = trained(optimizer(kind, name), batches_for(kind), mesh, groups_axis=groups_axis)
@@ -507,7 +515,7 @@ def test_a_rule_reduces_as_often_as_adamw_with_a_masked_mean(name):
 
 @pytest.mark.parametrize("groups_axis", [None, "data"])
 @pytest.mark.parametrize("optimism", [0, 1.0])
-@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize("lazy", [True, pytest.param(False, marks=nightly(True))])
 def test_of_many_weights_only_pairs_are_sent_and_no_table_is_copied(lazy, optimism, groups_axis):
     """To a whole table, as many reductions as AdamW's and a gathering of ids and losses; to a split one a few more."""
     num_groups, stacked = 150_000, batches_for("rules", steps=1)

@@ -245,7 +245,8 @@ def _check_counts(group_counts: Any, num_groups: int) -> None:
         )
     if isinstance(group_counts, jax.core.Tracer):
         return
-    lowest, highest = np.min(group_counts), np.max(group_counts)
+    known = np.asarray(group_counts)  # of a concrete jax.Array, jnp's own min would be traced inside a jit
+    lowest, highest = known.min(), known.max()
     if not (lowest >= 1 and np.isfinite(highest)):
         raise ValueError(
             "`group_counts` must be finite and at least 1, numbers of examples and not frequencies, got values from "

@@ -1,7 +1,7 @@
 """One file an experiment: its sizes, its jobs, and the page that is made of its lines."""
 
 from benchmarks.experiment import Experiment
-from benchmarks.experiments import ablations, domains, exact, imbalance, meta, tabular
+from benchmarks.experiments import ablations, domains, exact, imbalance, longtail, meta, noise, tabular
 
 EXPERIMENTS: dict[str, Experiment] = {
     "imbalance": imbalance.EXPERIMENT,
@@ -10,4 +10,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     "domains": domains.EXPERIMENT,
     "ablations": ablations.EXPERIMENT,
     "meta": meta.EXPERIMENT,
+    "longtail": longtail.EXPERIMENT,
+    "noise": noise.EXPERIMENT,
 }

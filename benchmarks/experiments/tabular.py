@@ -289,6 +289,7 @@ def page(lines: pd.DataFrame) -> Page:
         findings=findings(finals, common, binary),
         tables=shown,
         draw=functools.partial(draw, common),
+        did_not_help=tables.did_not_help(finals, "utility", "adamw"),
     )
 
 

@@ -59,12 +59,35 @@ def sentences(lines: Sequence[records.Line], judged: Sequence[Judged]) -> list[s
     found = [f"{held} of {len(verdicts)} bars are met, {verdicts.count(BY_INTERVAL)} of them by the interval alone."]
     found += [f"Not met: {j.line['case']}, {_of_bar(j)}." for j in judged if j.verdict == NOT_MET]
     found += [f"Failed: {line['case']}, {line['error']}." for line in lines if "error" in line]
+    found += list(_ranges(judged))
     same = [abs(j.value - 1) for j in judged if j.line["method"] == j.line["against"] and j.line["part"] == WHOLE_STEP]
     if same:
         found.append(
             f"Two copies of AdamW's own step differ by up to {100 * max(same):.1f} % here: that much is noise."
         )
     return found
+
+
+def _ranges(judged: Sequence[Judged]) -> Iterator[str]:
+    """Sentences: what a whole step of ALSO costs, in the forms that it chooses by itself (those that have a bar)."""
+    steps = [
+        j
+        for j in judged
+        if (j.line["part"], j.line["method"]) == (WHOLE_STEP, "also") and j.bar is not None and not _is_flat(j)
+    ]
+    for workload in dict.fromkeys(j.line["workload"] for j in steps):
+        parts = []
+        for optimism in (0, 1):
+            of_kind = [j for j in steps if (j.line["workload"], j.line["optimism"]) == (workload, optimism)]
+            if of_kind:
+                medians, groups = [j.value for j in of_kind], [j.line["num_groups"] for j in of_kind]
+                parts.append(
+                    f"{min(medians):.2f} to {max(medians):.2f} with optimism {optimism} "
+                    f"(G from {size_name(min(groups))} to {size_name(max(groups))})"
+                )
+        protocol = steps[0].line["protocol"]
+        about = (TINY if protocol["smoke"] else WORKLOADS)[workload].about
+        yield f"A whole step of ALSO over AdamW's, medians, {about}: {'; '.join(parts)}."
 
 
 def tables(judged: Sequence[Judged]) -> Iterator[Titled]:

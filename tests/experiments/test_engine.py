@@ -1,4 +1,4 @@
-"""The engine of the experiments: search, resume, training of many runs, statistics, and pages that say what lines say."""
+"""The engine of the experiments: search, resume, training of many runs, statistics, pages that say what lines say."""
 
 import json
 from dataclasses import dataclass
@@ -163,16 +163,16 @@ def test_a_class_balanced_prior_and_balanced_draws_give_classes_equal_weight():
     task = Task(MLP(2, (4,)), steps=300, batch_size=32, checks=1)
     plain = {"learning_rate": 1e-4, "weight_decay": 1e-4}
     frozen = plain | {"dual_learning_rate": 1e-9, "kl_penalty": 1e-3}
-    for name, setting in (
-        ("static", plain),
-        ("upsampling", plain),
-        ("also-examples", frozen),
-        ("also-classes", frozen),
-    ):
+    named = {"static": plain, "upsampling": plain}
+    named |= dict.fromkeys(("also-examples", "also-classes", "also-balanced"), frozen)
+    losses = {}
+    for name, setting in named.items():
         trained = train(
             task, METHODS[name], pool, runs_of(training, [0], [setting], np.arange(60)), lambda r, outputs: 0.0
         )
         np.testing.assert_allclose(trained.class_weights[0, 0], [2 / 3, 2.0], rtol=0.06)
+        losses[name] = trained.losses
+    np.testing.assert_allclose(losses["also-balanced"][..., 0], losses["also-balanced"][..., 1], rtol=1e-4)  # weights 1
 
 
 def test_every_method_takes_a_step_that_changes_its_model_and_keeps_it_finite():

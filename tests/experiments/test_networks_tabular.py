@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from benchmarks.models_tabular import MLPPLR, PeriodicEmbedding
+
+from benchmarks.networks_tabular import MLPPLR, PeriodicEmbedding
 
 
 def test_the_embedding_is_that_of_the_paper():
@@ -20,10 +21,10 @@ def test_the_embedding_is_that_of_the_paper():
         np.testing.assert_allclose(found[f], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_it_gives_one_output_a_row_under_vmap_over_parameters_and_all_of_them_have_gradients():
+def test_it_gives_its_outputs_under_vmap_over_parameters_and_all_of_them_have_gradients():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((8, 5)).astype(np.float32)
-    model = MLPPLR(3, widths=(16,))
+    model = MLPPLR(2, 3, widths=(16,))
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)  # to compile `init` itself takes seconds
     params = jax.tree.map(lambda leaf: 0.3 * rng.standard_normal((4, *leaf.shape)).astype(np.float32), shapes)
 
@@ -33,7 +34,7 @@ def test_it_gives_one_output_a_row_under_vmap_over_parameters_and_all_of_them_ha
         return outputs, jax.grad(lambda p: jnp.sum(jax.vmap(model.apply, in_axes=(0, None))(p, x) ** 2))(params)
 
     outputs, gradients = run(params)
-    assert outputs.shape == (4, 8)
+    assert outputs.shape == (4, 8, 2)
     assert all(np.abs(np.asarray(leaf)).reshape(4, -1).max(1).all() for leaf in jax.tree.leaves(gradients))
     second = jax.tree.map(lambda leaf: leaf[1], params)
     alone = jax.jit(model.apply)
@@ -43,5 +44,5 @@ def test_it_gives_one_output_a_row_under_vmap_over_parameters_and_all_of_them_ha
 
 
 def test_without_numbers_it_is_an_mlp():
-    params = jax.eval_shape(MLPPLR(0).init, jax.random.key(0), jnp.ones((2, 3)))["params"]
+    params = jax.eval_shape(MLPPLR(1, 0).init, jax.random.key(0), jnp.ones((2, 3)))["params"]
     assert set(params) == {"Dense_0", "Dense_1", "Dense_2"}
