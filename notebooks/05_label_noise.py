@@ -120,7 +120,9 @@ METHODS = {  # the optimizer, the loss, and the values of the number that they a
         [0.01, 0.02, 0.05, 0.1, 0.2],
     ),
 }
-WEIGHTED = list(METHODS)[3:]
+if SMALL:
+    METHODS = {name: METHODS[name] for name in ("AdamW", "ABAdam, target_ess", "exponentiated gradient")}
+WEIGHTED = [name for name in METHODS if name.startswith(("ABAdam", "exponentiated"))]
 model = nn.Sequential([nn.Dense(64), nn.relu, nn.Dense(10)])
 
 
@@ -196,21 +198,15 @@ for name, (*_, what, grid) in METHODS.items():
     print(f"{name:24} {what:12}", *(f"{value:g}: {end:.0f}  " for value, end in zip(grid, ends, strict=True)))
 
 # %%
-STYLES = dict(
-    zip(
-        METHODS,
-        (
-            {"color": "#777777", "linestyle": "--", "marker": "o"},
-            {"color": "#56B4E9", "linestyle": ":", "marker": "v"},
-            {"color": "#CC79A7", "linestyle": ":", "marker": "<"},
-            {"color": "#E69F00", "linestyle": "-.", "marker": "s"},
-            {"color": "#009E73", "linestyle": "-.", "marker": "P"},
-            {"color": "#D55E00", "linestyle": "-", "marker": "D"},
-            {"color": "#0072B2", "linestyle": "-", "marker": "^"},
-        ),
-        strict=True,
-    )
-)
+STYLES = {
+    "AdamW": {"color": "#777777", "linestyle": "--", "marker": "o"},
+    "generalised CE": {"color": "#56B4E9", "linestyle": ":", "marker": "v"},
+    "symmetric CE": {"color": "#CC79A7", "linestyle": ":", "marker": "<"},
+    "ABAdam, temperature": {"color": "#E69F00", "linestyle": "-.", "marker": "s"},
+    "ABAdam, two stages": {"color": "#009E73", "linestyle": "-.", "marker": "P"},
+    "ABAdam, target_ess": {"color": "#D55E00", "linestyle": "-", "marker": "D"},
+    "exponentiated gradient": {"color": "#0072B2", "linestyle": "-", "marker": "^"},
+}
 
 
 def over_epochs(name, what):

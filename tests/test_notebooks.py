@@ -20,7 +20,7 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 def test_a_notebook_runs(path):
     """In a process of its own: some choose JAX's devices or precision, which can be done once."""
     command = [sys.executable, "-W", "error", str(path)]
-    done = subprocess.run(command, env=os.environ | SMALL, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=os.environ | SMALL, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
