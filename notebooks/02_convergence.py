@@ -159,7 +159,8 @@ plt.show()
 # %% [markdown]
 # With equal step sizes descent-ascent needs about a thousand steps. It does better when one player is so much slower that the
 # other has always almost answered: two narrow roads that have to be found. Optimism opens the whole middle of the map, and is
-# fastest there.
+# fastest there. That takes a model whose directions differ in curvature: with `CURVATURE` 0.05 in all three, one model step of
+# about 1/0.05 is the best reply itself, and descent-ascent with such steps is the faster of the two (27 steps against 46).
 #
 # ## The rate, from theory and from runs
 #
