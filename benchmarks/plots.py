@@ -98,6 +98,7 @@ def curves(ax: Any, found: Mapping[str, tuple[np.ndarray, np.ndarray]], *, x: st
 
 def label_ends(ax: Any, ends: Mapping[str, float], x: float, looks: Mapping[str, Mapping[str, Any]]) -> None:
     """Names at the right ends of the lines, pushed apart until they do not touch, each led to its line."""
+    ax.autoscale_view()  # otherwise only drawing does it, and the lines' ends are not yet where they will be
     to_axes = ax.transData + ax.transAxes.inverted()
     order = sorted(ends, key=lambda name: ends[name])
     wanted = np.array([to_axes.transform((x, ends[name]))[1] for name in order])
