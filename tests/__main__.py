@@ -20,7 +20,10 @@ IN_A_HURRY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disabl
 ROWS = ("contract", "meshes")
 """Tests that every rule passes by a row."""
 
-OWN_PRECISION = ("sharding", "optima", "speed_benchmark", "notebooks", "plotting", "data", "models_tabular")
+OWN_PRECISION = (
+    *("sharding", "optima", "speed_benchmark", "notebooks", "plotting"),
+    *("data", "models_tabular", "benchmarks_attacks"),
+)
 """Tests that turn float64 on where they need it, or do not look at numbers."""
 
 X64_BY_NIGHT = ("processes", "lazy", "accumulation", "samplers", "contrib")

@@ -312,10 +312,10 @@ def page(lines: pd.DataFrame) -> Page:
     }
     return Page(
         intro=(
-            f"{first['source']}: {first['training_size']} for training, {first['test_size']} for the test. A small "
-            f"{protocol['network'].upper()} after {protocol['plain_steps']} plain steps, then {protocol['steps']} "
-            f"steps in which each example gets one of {COUNT} attacks ('none' among them). The data stand in for the "
-            "paper's, of which no package has the images; the attacks and their strengths are ours.",
+            f"{first['source']}: {int(first['training_size'])} for training, {int(first['test_size'])} for the test. "
+            f"A small {protocol['network'].upper()} after {protocol['plain_steps']} plain steps, then "
+            f"{protocol['steps']} steps in which each example gets one of {COUNT} attacks ('none' among them). The data "
+            "stand in for the paper's, of which no package has the images; the attacks and their strengths are ours.",
             comparison.budget_of(lines, "(accuracy under the worst attack)")
             + " The fast gradient sign method is worked out for every batch, whatever its attacks, and follows the "
             "gradient of the attacked model itself, in training and in the test.",

@@ -63,8 +63,8 @@ class Protocol:
     trials: int = 5
     tuning_seeds: int = 2
     seeds: int = 10
-    steps: int = 1600
-    checks: int = 16
+    steps: int = 1200
+    checks: int = 12
     batch: int = 128
     per_class: int = 100_000
     methods: tuple[str, ...] = NAMES

@@ -82,8 +82,8 @@ class Protocol:
     trials: int = 4
     tuning_seeds: int = 1
     seeds: int = 10
-    steps: int = 1600
-    checks: int = 32
+    steps: int = 1200
+    checks: int = 24
     batch: int = 16
     per_class: int = 2000
     test_per_class: int = 500
@@ -258,9 +258,9 @@ def page(lines: pd.DataFrame) -> Page:
             f"{first['source']}; {protocol['workers']} workers on as many devices of one machine (`jax.shard_map`). "
             f"Each class is dealt out to them by a Dirichlet distribution of concentration "
             f"{protocol['concentration']:g}: at seed 0 they have {min(first['worker_sizes'])} to "
-            f"{max(first['worker_sizes'])} examples. An MLP of {first['coordinates']} parameters, {protocol['steps']} "
-            f"steps, {protocol['batch']} examples a worker and step. A worker's accuracy is that on the "
-            f"{first['test_size']} test images, weighted by the classes of its own training examples.",
+            f"{max(first['worker_sizes'])} examples. An MLP of {int(first['coordinates'])} parameters, "
+            f"{protocol['steps']} steps, {protocol['batch']} examples a worker and step. A worker's accuracy is that on "
+            f"the {int(first['test_size'])} test images, weighted by the classes of its own training examples.",
             "From section 6.4 of the paper: workers as groups, Perm-K, and pi as the measure of how many coordinates a "
             "worker sends. Ours: data (those of the paper are in no package), network, number of workers, how classes "
             "are dealt out; that the gradient is estimated without bias as sum_i pi_i g_i, with shares pi_i of the "
@@ -314,14 +314,23 @@ def draw(finals: pd.DataFrame, results: pd.DataFrame, file: Path) -> None:
     with plots.picture(file, title, ncols=3, figsize=(18, 6), width_ratios=(1.1, 1.1, 0.9)) as (_, axes):
         left, middle, right = axes
         plots.dots(left, results, "accuracy", label="accuracy on the test set, %", title="Accuracy")
-        found = {}
-        for name, of_method in finals.groupby("method", observed=True):
-            worst = np.array(of_method["curve"].tolist(), dtype=float)[:, :, 1]
-            bits = np.array(of_method["bits"].tolist(), dtype=float)
-            found[str(name)] = (bits.mean(0) / 1e6, 100 * worst.mean(0))
-        middle.set_xscale("log")
-        plots.curves(middle, found, x="megabits sent by all workers", y="%", title="Test accuracy of the worst worker")
+        _draw_curves(middle, finals)
         _draw_pi(right, finals, protocol)
+
+
+def _draw_curves(ax: Any, finals: pd.DataFrame) -> None:
+    """The worst worker against what all have sent; a legend, because the lines end at different bits."""
+    looks = plots.styles([str(name) for name in finals["method"].cat.categories])
+    for name, of_method in finals.groupby("method", observed=True):
+        worst = np.array(of_method["curve"].tolist(), dtype=float)[:, :, 1]
+        bits = np.array(of_method["bits"].tolist(), dtype=float)
+        every = max(1, worst.shape[1] // 5)
+        at, values = bits.mean(0) / 1e6, 100 * worst.mean(0)
+        ax.plot(at, values, label=name, linewidth=1.5, markersize=5, markevery=every, **looks[str(name)])
+    ax.set_xscale("log")
+    ax.set(xlabel="megabits sent by all workers", ylabel="accuracy, %")
+    ax.set_title("Test accuracy of the worst worker", loc="left")
+    ax.legend(fontsize=8, loc="best")
 
 
 def _draw_pi(ax: Any, finals: pd.DataFrame, protocol: dict[str, int]) -> None:
