@@ -143,7 +143,7 @@ class Protocol:
     grid_steps: int = 600
     grids: int = len(GRIDS)
     methods: tuple[str, ...] = (*VARIANTS, *WATCHED)
-    version: int = 1
+    version: int = 2
 
 
 PROTOCOLS = {

@@ -106,7 +106,7 @@ PROTOCOLS = {
     "smoke": Protocol(
         ("digits",),
         per_class=60,
-        point_shots=(5,),
+        point_shots=(),
         image_shots=(1,),
         tasks=(20, 10, 20),
         task_batch=(2, 4),
@@ -218,7 +218,11 @@ def _of_tasks(
     def measure(s: int, outputs: np.ndarray) -> dict[str, Any]:
         errors = kind.errors(outputs)
         worst = np.quantile(errors, WORST)
-        return {"error": float(errors.mean()), "worst_error": float(worst), "finite": bool(np.isfinite(outputs).all())}
+        return {
+            "mean_error": float(errors.mean()),
+            "worst_error": float(worst),
+            "finite": bool(np.isfinite(outputs).all()),
+        }
 
     return Data(
         pool,
@@ -240,7 +244,7 @@ def _vit(protocol: Protocol, seeds: tuple[int, ...]) -> Data:
 
     def measure(s: int, outputs: np.ndarray) -> dict[str, Any]:
         found = metrics.of_classes(dataset.classes[test[s]], outputs)
-        return {"error": 1 - found["accuracy"], "worst_error": 1 - found["worst_class"], "finite": found["finite"]}
+        return {"mean_error": 1 - found["accuracy"], "worst_error": 1 - found["worst_class"], "finite": found["finite"]}
 
     return Data(
         Pool(jnp.asarray(features), jnp.float32(dataset.scale)),
@@ -280,7 +284,7 @@ def page(lines: pd.DataFrame) -> Page:
         ("error, %", others, tables.percent, 100.0),
     ):
         worst = "of the task at the 90 % quantile" + (", or of the worst class" if of_family is others else "")
-        for metric, which in (("error", "mean"), ("worst_error", worst)):
+        for metric, which in (("mean_error", "mean"), ("worst_error", worst)):
             shown[f"{about.capitalize()}, {which}"] = tables.scores(of_family, metric, cell)
             unit = "points" if of_family is others else ""
             shown[f"{about.capitalize()}, {which}, minus adamw's {unit}".strip()] = tables.gains(
@@ -339,7 +343,7 @@ def findings(finals: pd.DataFrame) -> list[str]:
     """Whether weighing tasks or images helps, in the mean and for the worst."""
     found = []
     for name in [name for name in NAMES if name != "adamw" and name in set(finals["method"])]:
-        for metric, which in (("error", "mean error"), ("worst_error", "error of the worst")):
+        for metric, which in (("mean_error", "mean error"), ("worst_error", "error of the worst")):
             rows = statistics.differences(finals, metric, "adamw").loc[name]
             sure = rows["p"] < statistics.LEVEL
             kinds = {
@@ -349,7 +353,7 @@ def findings(finals: pd.DataFrame) -> list[str]:
             }
             parts = "; ".join(f"{kind} {', '.join(at)}" for kind, at in kinds.items() if len(at))
             found.append(f"{name} against adamw, {which}: {parts}.")
-    claim = statistics.differences(finals, "error", "adamw")
+    claim = statistics.differences(finals, "mean_error", "adamw")
     if "rgd" in claim.index.unique("method"):
         rows = claim.loc["rgd"]
         holds = rows.index[(rows["p"] < statistics.LEVEL) & (rows["mean"] < 0)]
@@ -366,9 +370,9 @@ def draw(finals: pd.DataFrame, file: Path) -> None:
     title = f"RGD over tasks and in a transformer, {protocol['seeds']} seeds"
     regression, others = families(finals)
     panels = [
-        (regression, "error", 1.0, "squared error, mean of the tasks"),
+        (regression, "mean_error", 1.0, "squared error, mean of the tasks"),
         (regression, "worst_error", 1.0, "squared error, 90 % quantile of the tasks"),
-        (others, "error", 100.0, "error, mean, %"),
+        (others, "mean_error", 100.0, "error, mean, %"),
         (others, "worst_error", 100.0, "error, 90 % quantile of the tasks, or worst class, %"),
     ]
     shown = [panel for panel in panels if len(panel[0])]
