@@ -259,8 +259,8 @@ def page(lines: pd.DataFrame) -> Page:
             f"Each class is dealt out to them by a Dirichlet distribution of concentration "
             f"{protocol['concentration']:g}: at seed 0 they have {min(first['worker_sizes'])} to "
             f"{max(first['worker_sizes'])} examples. An MLP of {int(first['coordinates'])} parameters, "
-            f"{protocol['steps']} steps, {protocol['batch']} examples a worker and step. A worker's accuracy is that on "
-            f"the {int(first['test_size'])} test images, weighted by the classes of its own training examples.",
+            f"{protocol['steps']} steps, {protocol['batch']} examples a worker and step. A worker's accuracy is "
+            f"that on the {int(first['test_size'])} test images, weighted by the classes of its own training examples.",
             "From section 6.4 of the paper: workers as groups, Perm-K, and pi as the measure of how many coordinates a "
             "worker sends. Ours: data (those of the paper are in no package), network, number of workers, how classes "
             "are dealt out; that the gradient is estimated without bias as sum_i pi_i g_i, with shares pi_i of the "
