@@ -81,6 +81,11 @@ def dots(ax: Any, lines: pd.DataFrame, metric: str, *, scale: float = 100.0, lab
     ax.legend(fontsize=8, loc="best")
 
 
+def legend_below(ax: Any, columns: int) -> None:
+    """The legend of `ax` under it, where it hides nothing."""
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=columns, frameon=False)
+
+
 def curves(ax: Any, found: Mapping[str, tuple[np.ndarray, np.ndarray]], *, x: str, y: str, title: str = "") -> None:
     """A line for each name, from its ``(x, y)``, named at its right end."""
     looks = styles(list(found))

@@ -365,6 +365,7 @@ def draw(finals: pd.DataFrame, summary: pd.DataFrame, file: Path) -> None:
     title = f"{COUNT} attacks on {protocol['data']}, {protocol['seeds']} seeds"
     with plots.picture(file, title, ncols=3, figsize=(18, 6), width_ratios=(1.1, 1, 1)) as (_, (left, *others)):
         plots.dots(left, summary, "accuracy", label="accuracy on the test set, %", title="Accuracy over attacks")
+        plots.legend_below(left, 2)
         for ax, name in zip(others, ("also", "also-drawn"), strict=True):
             pi = finals.loc[finals["method"] == name, "pi"]
             ax.set_title(f"pi of {name}", loc="left")
