@@ -111,6 +111,11 @@ def heat(ax: Any, values: np.ndarray, xs: Sequence[str], ys: Sequence[str], *, x
     ax.set_title(title, loc="left")
 
 
+def legend_below(ax: Any, columns: int) -> None:
+    """The legend of `ax` under it, where it hides nothing."""
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=columns, frameon=False)
+
+
 def curves(
     ax: Any,
     found: Mapping[str, tuple[np.ndarray, np.ndarray]],

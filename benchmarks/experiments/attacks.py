@@ -92,12 +92,12 @@ class Protocol:
 
     data: str = "fashion-mnist"
     network: str = "cnn"
-    rounds: int = 4
-    trials: int = 4
+    rounds: int = 3
+    trials: int = 6
     tuning_seeds: int = 1
-    seeds: int = 8
+    seeds: int = 6
     plain_steps: int = 375
-    steps: int = 600
+    steps: int = 450
     checks: int = 6
     batch: int = 128
     per_class: int = 100_000
@@ -108,7 +108,7 @@ class Protocol:
 
 PROTOCOLS = {
     "full": Protocol(),
-    "quick": Protocol("digits", "mlp", 2, 4, 1, 6, 50, 300, 6, 64, validation=250),
+    "quick": Protocol("digits", "mlp", 2, 3, 2, 6, 50, 300, 6, 64, validation=250),
     "smoke": Protocol("digits", "mlp", 1, 2, 1, 2, 4, 8, 2, 32, 30, 50, ("uniform", "also-drawn")),
 }
 
@@ -314,8 +314,8 @@ def page(lines: pd.DataFrame) -> Page:
         intro=(
             f"{first['source']}: {int(first['training_size'])} for training, {int(first['test_size'])} for the test. "
             f"A small {protocol['network'].upper()} after {protocol['plain_steps']} plain steps, then "
-            f"{protocol['steps']} steps in which each example gets one of {COUNT} attacks ('none' among them). The data "
-            "stand in for the paper's, of which no package has the images; the attacks and their strengths are ours.",
+            f"{protocol['steps']} steps in which each example gets one of {COUNT} attacks ('none' among them). These "
+            "data stand in for the paper's, of which no package has the images; attacks and strengths are ours.",
             comparison.budget_of(lines, "(accuracy under the worst attack)")
             + " The fast gradient sign method is worked out for every batch, whatever its attacks, and follows the "
             "gradient of the attacked model itself, in training and in the test.",
@@ -365,6 +365,7 @@ def draw(finals: pd.DataFrame, summary: pd.DataFrame, file: Path) -> None:
     title = f"{COUNT} attacks on {protocol['data']}, {protocol['seeds']} seeds"
     with plots.picture(file, title, ncols=3, figsize=(18, 6), width_ratios=(1.1, 1, 1)) as (_, (left, *others)):
         plots.dots(left, summary, "accuracy", label="accuracy on the test set, %", title="Accuracy over attacks")
+        plots.legend_below(left, 2)
         for ax, name in zip(others, ("also", "also-drawn"), strict=True):
             pi = finals.loc[finals["method"] == name, "pi"]
             ax.set_title(f"pi of {name}", loc="left")

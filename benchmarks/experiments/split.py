@@ -295,6 +295,7 @@ def draw(finals: pd.DataFrame, results: pd.DataFrame, file: Path) -> None:
     title = f"{names[1]} joins {names[0]} after half of the steps, {protocol['seeds']} seeds"
     with plots.picture(file, title, ncols=3, figsize=(18, 6), width_ratios=(1.1, 1, 1)) as (_, (left, middle, right)):
         plots.dots(left, results, "accuracy", label="accuracy@1 on the test sets, %", title="Accuracy")
+        plots.legend_below(left, 3)
         _draw_classes(middle, _mean_pi(finals, "also-classes"), names, protocol["steps"])
         shares = {
             name: (_at(len(pi), protocol["steps"]), pi[:, CLASSES:].sum(1))
@@ -318,7 +319,8 @@ def _at(checks: int, steps: int) -> np.ndarray:
 
 def _draw_classes(ax: Any, pi: np.ndarray | None, names: Sequence[str], steps: int) -> None:
     """A line for each class: solid of the first data set, dashed of the second; the largest four are named."""
-    ax.set(xlabel="step", ylabel="pi", title="pi of ALSO by class, from 1/20")
+    ax.set(xlabel="step", ylabel="pi")
+    ax.set_title("pi of ALSO by class, from 1/20", loc="left")
     if pi is None:
         return
     at, looks = _at(len(pi), steps), (("#0072b2", "-"), ("#d55e00", "--"))

@@ -259,8 +259,8 @@ def page(lines: pd.DataFrame) -> Page:
             f"Each class is dealt out to them by a Dirichlet distribution of concentration "
             f"{protocol['concentration']:g}: at seed 0 they have {min(first['worker_sizes'])} to "
             f"{max(first['worker_sizes'])} examples. An MLP of {int(first['coordinates'])} parameters, "
-            f"{protocol['steps']} steps, {protocol['batch']} examples a worker and step. A worker's accuracy is that on "
-            f"the {int(first['test_size'])} test images, weighted by the classes of its own training examples.",
+            f"{protocol['steps']} steps, {protocol['batch']} examples a worker and step. A worker's accuracy is "
+            f"that on the {int(first['test_size'])} test images, weighted by the classes of its own training examples.",
             "From section 6.4 of the paper: workers as groups, Perm-K, and pi as the measure of how many coordinates a "
             "worker sends. Ours: data (those of the paper are in no package), network, number of workers, how classes "
             "are dealt out; that the gradient is estimated without bias as sum_i pi_i g_i, with shares pi_i of the "
@@ -286,7 +286,7 @@ def _traffic(finals: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for name, of_method in finals.groupby("method", observed=True):
         sent = np.array(of_method["bits_of_workers"].tolist(), dtype=float) / 1e6
-        rows[str(name)] = [f"{sent.sum(1).mean():.5g}", f"{sent.max(1).mean():.5g}", f"{sent.min(1).mean():.3g}"]
+        rows[str(name)] = [f"{sent.sum(1).mean():.5g}", f"{sent.max(1).mean():.5g}", f"{sent.min(1).mean():.5g}"]
     return tables.named(pd.DataFrame.from_dict(rows, "index", columns=["all workers", "busiest", "idlest"]), "method")
 
 
@@ -314,6 +314,7 @@ def draw(finals: pd.DataFrame, results: pd.DataFrame, file: Path) -> None:
     with plots.picture(file, title, ncols=3, figsize=(18, 6), width_ratios=(1.1, 1.1, 0.9)) as (_, axes):
         left, middle, right = axes
         plots.dots(left, results, "accuracy", label="accuracy on the test set, %", title="Accuracy")
+        plots.legend_below(left, 2)
         _draw_curves(middle, finals)
         _draw_pi(right, finals, protocol)
 
@@ -321,6 +322,7 @@ def draw(finals: pd.DataFrame, results: pd.DataFrame, file: Path) -> None:
 def _draw_curves(ax: Any, finals: pd.DataFrame) -> None:
     """The worst worker against what all have sent; a legend, because the lines end at different bits."""
     looks = plots.styles([str(name) for name in finals["method"].cat.categories])
+    looks["sgd"] = {"color": "black", "marker": "s", "linestyle": ":"}  # elsewhere it stands in adamw's place
     for name, of_method in finals.groupby("method", observed=True):
         worst = np.array(of_method["curve"].tolist(), dtype=float)[:, :, 1]
         bits = np.array(of_method["bits"].tolist(), dtype=float)
