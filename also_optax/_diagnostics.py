@@ -1,5 +1,6 @@
 """Numbers about the game between model and adversary, for a log."""
 
+import functools
 from typing import Any
 
 import jax
@@ -44,4 +45,10 @@ def diagnostics(opt_state: Any) -> dict[str, jax.Array]:
       >>> print(f"robust {found['robust_value']:.3f}, plain {found['erm_value']:.3f}, gap {found['gap']:.3f}")
       robust 1.620, plain 1.500, gap 0.000
     """
-    return find_rule_state(opt_state).diagnostics()
+    return _diagnostics(find_rule_state(opt_state))
+
+
+@functools.partial(jax.jit, inline=True)  # outside of a user's jit each call would compile its powers and loops again
+def _diagnostics(state: Any) -> dict[str, jax.Array]:
+    found: dict[str, jax.Array] = state.diagnostics()
+    return found

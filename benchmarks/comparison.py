@@ -113,7 +113,7 @@ def _tuning(problem: Problem, name: str, number: int) -> Job:
     seeds = tuple(range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + budget.tuning_seeds))
 
     def work(lines: Sequence[Line], on_progress: Callable[[float], None]) -> list[Line]:
-        before = _trials(lines, problem.name, name, before=number)
+        before = trials_of(lines, problem.name, name, before=number)
         settings = propose(method.space, before, budget.trials, seed=number)
         data = _data(problem, seeds)
         copies = [s for _ in settings for s in range(len(seeds))]
@@ -143,7 +143,7 @@ def _final(problem: Problem, name: str) -> Job:
     seeds = tuple(range(budget.seeds))
 
     def work(lines: Sequence[Line], on_progress: Callable[[float], None]) -> list[Line]:
-        chosen = best(_trials(lines, problem.tuned_on, name))
+        chosen = best(trials_of(lines, problem.tuned_on, name))
         data = _data(problem, seeds)
         every = list(range(len(seeds)))
         trained = _train(problem, method, data, seeds, every, [chosen] * len(seeds), on_progress)
@@ -171,7 +171,7 @@ def _final(problem: Problem, name: str) -> Job:
     return Job(title, _settings(problem, name, **tuned), budget.seeds * problem.task.steps, work)
 
 
-def _trials(lines: Sequence[Line], problem: str, name: str, before: int | None = None) -> list[tuple[Setting, float]]:
+def trials_of(lines: Sequence[Line], problem: str, name: str, before: int | None = None) -> list[tuple[Setting, float]]:
     """Settings and scores of the trials of a method, of all rounds or of those before one."""
     found = [
         line for line in lines if line.get("kind") == "trial" and line["problem"] == problem and line["method"] == name

@@ -211,6 +211,11 @@ class Task(NamedTuple):
       shape: of the learning rate: a factor, from the fraction of the steps done.
       clip_norm: the global norm that gradients are clipped to; None is no clipping.
       together: how many runs are vmapped; the others wait. Many for tiny models, 1 for large ones.
+      start: ``start(params, seed, pool, training_set)``: what training starts from, alike for all methods; None is the
+        initial weights.
+      available: ``available(step, training_set)``: how many of the training set's examples, the first of them, there
+        are to be drawn from; None is all.
+      change: ``change(key, params, opt_state, batch)``: what becomes of a drawn batch; None is nothing.
     """
 
     model: Model
@@ -221,6 +226,9 @@ class Task(NamedTuple):
     shape: Callable[[jax.Array], jax.Array] = constant
     clip_norm: float | None = None
     together: int = 1
+    start: Callable[[Any, jax.Array, Pool, TrainingSet], Any] | None = None
+    available: Callable[[jax.Array, TrainingSet], jax.Array] | None = None
+    change: Callable[[jax.Array, Any, Any, Batch], Batch] | None = None
 
     def outputs(self, params: Any, inputs: jax.Array) -> jax.Array:
         """The model's answers, ``[B, C]``."""
@@ -284,6 +292,34 @@ def train(
       score: ``score(r, outputs)`` of run r from its outputs ``[v, C]`` on its validation rows; higher is better.
       on_progress: called with the fraction done.
     """
+
+    def scores_of(check: int, params: Any, opt_state: Any) -> np.ndarray:
+        outputs = outputs_of(task, pool, params, runs.validation)
+        found = [score(r, outputs[r]) if np.isfinite(outputs[r]).all() else -np.inf for r in range(len(runs.seeds))]
+        return np.array(found)
+
+    return train_scored(task, method, pool, runs, scores_of, on_progress)
+
+
+def train_scored(
+    task: Task,
+    method: Method,
+    pool: Pool,
+    runs: Runs,
+    scores_of: Callable[[int, Any, Any], np.ndarray],
+    on_progress: Callable[[float], None] = lambda fraction: None,
+) -> Trained:
+    """Trains all runs, scored by a function of the models.
+
+    Args:
+      task: what is trained.
+      method: how.
+      pool: on what.
+      runs: which.
+      scores_of: ``scores_of(check, params, opt_state)``, ``[R]``, from leaves ``[R, ...]``; higher is better. The state
+        is valid until it returns.
+      on_progress: called with the fraction done.
+    """
     settings = {name: jnp.array([setting[name] for setting in runs.settings]) for name in runs.settings[0]}
     seeds = jnp.asarray(runs.seeds)
     state = _start(task, method, pool, runs.sets, seeds, settings)
@@ -296,8 +332,7 @@ def train(
     for check in range(task.checks):
         first_step = jnp.int32(check * (task.steps // task.checks))
         state, params, (by_class, by_loss) = compiled(state, pool, seeds, runs.sets, first_step, settings)
-        outputs = outputs_of(task, pool, params, runs.validation)
-        found = np.array([score(r, outputs[r]) if np.isfinite(outputs[r]).all() else -np.inf for r in range(count)])
+        found = scores_of(check, params, state[1])
         better = found > scores
         best = params if best is None else _where(jnp.asarray(better), params, best)
         scores = np.where(better, found, scores)
@@ -357,6 +392,8 @@ def _start(
     def of_run(run: tuple[TrainingSet, jax.Array, dict[str, jax.Array]]) -> Any:
         training_set, seed, setting = run
         params = task.model.init(jax.random.key(seed), pool.inputs(training_set.rows[:1]))
+        if task.start is not None:
+            params = task.start(params, seed, pool, training_set)
         return params, _optimizer(task, method, setting, training_set).init(params)
 
     return jax.lax.map(of_run, (sets, seeds, settings))
@@ -413,10 +450,12 @@ def _step(
 ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
     params, opt_state = state
     key = jax.random.fold_in(jax.random.key(seed), 1 + number)
-    indices = _draw(task, method, key, training_set)
+    indices = _draw(task, method, key, number, training_set)
     rows = training_set.rows[indices]
     classes = training_set.classes[indices]
     batch = Batch(indices, pool.inputs(rows), training_set.targets[indices], classes, training_set.groups[indices])
+    if task.change is not None:
+        batch = task.change(jax.random.fold_in(key, 1), params, opt_state, batch)
     factors = jnp.ones(task.batch_size)
     if method.class_weights is not None:
         factors = method.class_weights(training_set)[classes]
@@ -454,11 +493,12 @@ def _mean_and_all(losses_of: Callable[[Any], jax.Array]) -> Callable[[Any], tupl
     return both
 
 
-def _draw(task: Task, method: Method, key: jax.Array, training_set: TrainingSet) -> jax.Array:
+def _draw(task: Task, method: Method, key: jax.Array, number: jax.Array, training_set: TrainingSet) -> jax.Array:
     """Indices of a batch, with replacement; never padding."""
     counts = training_set.class_counts
     if not method.balanced_draws:
-        return jax.random.randint(key, (task.batch_size,), 0, counts.sum())
+        available = counts.sum() if task.available is None else task.available(number, training_set)
+        return jax.random.randint(key, (task.batch_size,), 0, available)
     class_key, key = jax.random.split(key)
     drawn = jax.random.categorical(class_key, jnp.where(counts > 0, 0.0, -jnp.inf), shape=(task.batch_size,))
     first = jnp.cumsum(counts) - counts

@@ -388,6 +388,17 @@ def test_without_decay_group_losses_are_those_of_the_last_batch():
         _close(also_optax.diagnostics(opt_state)["group_losses"], losses, float32=1e-6)
 
 
+@pytest.mark.parametrize("strength", [{"kl_penalty": 0.1}, {"radius": 0.1}], ids=["penalty", "radius"])
+def test_diagnostics_of_every_step_are_compiled_once(caplog, strength):
+    tx = also_optax.reweight_by_also(2, **strength)
+    update, state = jax.jit(tx.update), tx.init(None)
+    for step in range(4):
+        _, state = update(None, state, losses=jnp.array([1.0, 2.0]), groups=jnp.array([0, 1]))
+        with jax.log_compiles(step > 1):
+            also_optax.diagnostics(state)
+    assert "Compiling" not in caplog.text
+
+
 def test_before_the_first_step_diagnostics_are_finite():
     found = also_optax.diagnostics(also_optax.reweight_by_also(G, prior=PRIOR_WITH_A_ZERO).init(()))
     assert all(np.isfinite(value).all() for value in found.values())
