@@ -163,7 +163,7 @@ def _points(protocol: Protocol, kind: Points, seeds: tuple[int, ...]) -> Data:
     counts = 5 * np.array(protocol.tasks)
     points = kind.shots + QUERY[SINUSOIDS]
     tasks = np.concatenate([sinusoids(counts.sum(), points, np.random.default_rng(seed)) for seed in seeds])
-    pool = Pool(jnp.asarray(tasks), jnp.float32(1))
+    pool = Pool(jnp.asarray(_padded(tasks, protocol.seeds * counts.sum())), jnp.float32(1))
     return _of_tasks(pool, kind, counts, len(seeds), "Sinusoids", {})
 
 
@@ -171,9 +171,14 @@ def _images(protocol: Protocol, kind: Ways, seeds: tuple[int, ...]) -> Data:
     features, classes, source = images_of(protocol)
     each = kind.shots + QUERY[IMAGES]
     found = [_few_shot_tasks(protocol, classes, each, np.random.default_rng(seed)) for seed in seeds]
-    members = jnp.asarray(np.concatenate(found))
-    pool = Pool(jnp.asarray(features), jnp.float32(255), members)
+    members = _padded(np.concatenate(found), protocol.seeds * sum(protocol.tasks))
+    pool = Pool(jnp.asarray(features), jnp.float32(255), jnp.asarray(members))
     return _of_tasks(pool, kind, np.array(protocol.tasks), len(seeds), source, {"classes": int(classes.max()) + 1})
+
+
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    """Zeros after `rows` up to `size`: tuning and final runs then share what is compiled."""
+    return np.pad(rows, [(0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)])
 
 
 def images_of(protocol: Protocol) -> tuple[np.ndarray, np.ndarray, str]:
