@@ -46,6 +46,11 @@ NAMES = (
 )
 BASELINES = ("adamw", "adamw-prior", "static", "upsampling", "logit-adjustment")
 ALSO = ("also-examples", "also-lookahead", "also-balanced", "also-balanced-lookahead", "also-classes")
+WATCHED = (
+    *("static", "also-examples", "also-uniform", "also-classes", "group-dro"),
+    *("absgd", "abadam", "rgd", "cvar", "chi2", "spectral"),
+)
+"""Whose weights are drawn: of the others they are constant, or as those of one of these."""
 CONFIRMED = ("static", "logit-adjustment", "also-examples", "also-classes", "adamw")
 """What the ResNet runs too, at the settings of the MLP."""
 
@@ -248,7 +253,17 @@ def findings(finals: pd.DataFrame, best: str) -> list[str]:
         rank = statistics.ranks(finals, metric, blocks=blocks)
         verdict = "it is the best" if first == name else f"the best is {first} ({rank[first]:.2f}), p = {p:.2g}"
         found.append(f"Mean rank of {name}: {rank[name]:.2f} of {len(rank)}; {verdict}.")
-    return found
+    return found + [_moved(finals, name) for name in present]
+
+
+def _moved(finals: pd.DataFrame, name: str) -> str:
+    """How far the chosen dual rate can take a weight: on average each step adds that rate times a loss to log pi."""
+    chosen = finals[finals["method"] == name].iloc[0]
+    rate, steps = chosen["setting"]["dual_learning_rate"], chosen["protocol"]["steps"]
+    return (
+        f"Tuning chose for {name} the dual rate {rate:.2g}: in {steps} steps log pi moves by about {rate * steps:.2g} "
+        "times the mean loss."
+    )
 
 
 def draw(finals: pd.DataFrame, file: Path) -> None:
@@ -259,7 +274,7 @@ def draw(finals: pd.DataFrame, file: Path) -> None:
         plots.dots(left, finals, "balanced_accuracy", label="balanced accuracy on the balanced test set, %")
         worst = finals[finals["problem"] == f"uc {max(protocol['uc'])}"]
         found = {}
-        for name, of_method in worst.groupby("method", observed=True):
+        for name, of_method in worst[worst["method"].isin(WATCHED)].groupby("method", observed=True):
             weights = np.array(of_method["class_weights"].tolist(), dtype=float)[:, :, 1]
             at = (np.arange(weights.shape[1]) + 0.5) * protocol["steps"] / weights.shape[1]
             found[str(name)] = (at, np.nanmean(weights, axis=0))
