@@ -52,6 +52,7 @@ class Protocol:
       task_steps: of the optimizer, of the images and of the sinusoids.
       images: of each class, for the transformer.
       patch: of the transformer.
+      blocks: of the transformer.
       batch: of the transformer.
       steps: of the transformer; 0 is no transformer.
       rounds: of tuning; the transformer has two at most.
@@ -73,6 +74,7 @@ class Protocol:
     task_steps: tuple[int, int] = (600, 3000)
     images: int = 600
     patch: int = 7
+    blocks: int = 2
     batch: int = 64
     steps: int = 600
     rounds: int = 3
@@ -113,6 +115,7 @@ PROTOCOLS = {
         task_steps=(10, 10),
         images=20,
         patch=4,
+        blocks=1,
         batch=16,
         steps=10,
         rounds=1,
@@ -141,7 +144,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
         problems.append(Problem(name, task, data, name, budget, methods, {"network": "mlp", "inner": [rate, inner]}))
     if protocol.steps:
         few = Budget(min(2, protocol.rounds), protocol.vit_trials, 1, protocol.vit_seeds)
-        task = Task(ViT(10, protocol.patch), protocol.steps, protocol.batch, checks=10)
+        task = Task(ViT(10, protocol.patch, blocks=protocol.blocks), protocol.steps, protocol.batch, checks=10)
         two = {name: method for name, method in methods.items() if name != "cvar"}
         data = functools.partial(_vit, protocol)
         problems.append(Problem(VIT, task, data, VIT, few, two, {"network": "vit", "patch": protocol.patch}))
@@ -313,7 +316,7 @@ def page(lines: pd.DataFrame) -> Page:
             "validation has other images of the same classes, and the test the other half of the classes, never seen. "
             f"{_counts(finals)}",
             *(
-                f"**Transformer**: patches of {protocol['patch']}, width 64, 2 blocks, on "
+                f"**Transformer**: patches of {protocol['patch']}, width 64, {protocol['blocks']} blocks, on "
                 f"{row['train_size']:.0f} images ({row['source']}), not pretrained; RGD's paper has ViT-S on ImageNet."
                 for _, row in vit[:1].iterrows()
             ),
