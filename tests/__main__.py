@@ -13,7 +13,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTEST = ["pytest", "-q", "-n", "2", "--dist", "loadfile"]  # a file's tests share what they have compiled
-X64 = {"JAX_ENABLE_X64": "1"}
 IN_A_HURRY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 """Half of the compiler's work is left out, for tests that compile much and compute little; not so by night."""
 
@@ -26,8 +25,9 @@ EXPERIMENTS = "tests/experiments"
 OWN_PRECISION = ("sharding", "optima", "notebooks", "plotting")
 """Tests that turn float64 on where they need it, or do not look at numbers."""
 
-X64_BY_NIGHT = ("processes", "lazy", "accumulation", "samplers", "contrib")
-"""Tests of which float64 is not the point, or which turn it on where it is."""
+X64 = {"JAX_ENABLE_X64": "1"}
+FLOAT64 = ("official", "also", "absgd", "rgd", "group_dro", "batch_rules", "simplex", "strength")
+"""Comparisons with references to 1e-10 that the gate makes too; by night everything is run in float64."""
 
 
 def files(*names: str) -> list[str]:
@@ -46,7 +46,7 @@ CHECKS = {
     "types": (["mypy"], {}),
     "float32": ([*PYTEST, *without(*ROWS), NO_EXPERIMENTS], {}),
     "rows": ([*PYTEST, *files(*ROWS), EXPERIMENTS], IN_A_HURRY),
-    "x64": ([*PYTEST, "tests", *without(*ROWS, *OWN_PRECISION, *X64_BY_NIGHT), NO_EXPERIMENTS], X64 | IN_A_HURRY),
+    "x64": ([*PYTEST, *files(*FLOAT64)], X64 | IN_A_HURRY),
 }
 NIGHTLY = {
     "float32-all": ([*PYTEST, *ALL], {}),
