@@ -70,7 +70,7 @@ def losses_of(params, at):
 def also(radius):
     prior = counts / n
     return also_optax.also(
-        **ADAM, num_groups=8, prior=prior, group_frequencies=prior, radius=radius, dual_learning_rate=0.3
+        **ADAM, num_groups=8, prior=prior, group_frequencies=prior, radius=radius, dual_learning_rate=0.05
     )
 
 
@@ -152,8 +152,8 @@ right.legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The worst cell gains tens of points for a few of the average, up to a radius; after that the average pays without anybody
-# gaining much. Where to stop is nobody's default: look at the curve.
+# The worst cell gains tens of points for a few of the average, up to a radius; beyond it the worst mean loss is reached inside
+# the ball, and a larger one changes nothing. Where to stop is nobody's default: look at the curve.
 #
 # **What this does not say.** Equal losses are one notion of fairness among several that exclude each other. The cells are
 # those that somebody wrote down: races are pooled to two here for their counts, and who is not in a cell is not seen. Larger
