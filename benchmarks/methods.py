@@ -23,11 +23,6 @@ ALSO: Space = {"dual_learning_rate": Range(1e-5, 1e-1), "kl_penalty": Range(1e-3
 ABSGD: Space = {"temperature": Range(1.0, 10.0), "averaging_rate": Range(0.1, 1.0, log=False)}
 
 
-def ones(training_set: TrainingSet) -> jax.Array:
-    """Every class counts as it is."""
-    return jnp.ones(len(training_set.class_counts))
-
-
 def inverse_frequencies(training_set: TrainingSet) -> jax.Array:
     """Weights of classes whose mean over the training set is 1, equal for every class in sum."""
     return losses.inverse_frequency_weights(training_set.class_counts)

@@ -1,20 +1,36 @@
-"""What `comparison` does, for experiments whose runs are no plain training: tuned fairly, then run at many seeds.
+"""Methods compared fairly, whatever a run is: each tuned by as many trials on validation alone, then run at many seeds.
 
-The lines are those of `comparison`, and so is the protocol: the same number of trials for every method, seeds of the
-tuning that are not among the final ones.
+The trials of a round run together, and so do a method's final runs. Seeds of the tuning are not among the final ones:
+they have splits, initial weights and batches of their own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from benchmarks import comparison, records
-from benchmarks.comparison import FIRST_TUNING_SEED, Budget, trials_of
+from benchmarks import records
 from benchmarks.jobs import Job
 from benchmarks.records import Line
 from benchmarks.tuning import Setting, Space, best, propose
+
+FIRST_TUNING_SEED = 1000
+
+
+class Budget(NamedTuple):
+    """What every method gets.
+
+    Attributes:
+      rounds: of tuning.
+      trials: a round.
+      tuning_seeds: that a trial's score is the mean over.
+      seeds: of the final runs.
+    """
+
+    rounds: int
+    trials: int
+    tuning_seeds: int
+    seeds: int
 
 
 class Ran(NamedTuple):
@@ -47,6 +63,7 @@ class Contest(NamedTuple):
       steps: of a run.
       settings: in the hash of each job beside the names: what else decides.
       run: trains and scores.
+      tuned_on: the contest whose tuning holds for this one too; None where it is tuned itself.
     """
 
     name: str
@@ -55,14 +72,19 @@ class Contest(NamedTuple):
     steps: int
     settings: Mapping[str, Any]
     run: Run
+    tuned_on: str | None = None
 
 
-def jobs(contest: Contest) -> Iterator[Job]:
+def jobs(contests: Sequence[Contest]) -> Iterator[Job]:
     """Rounds of tuning and final runs, method by method, so that what is finished can be compared."""
-    for name in contest.spaces:
-        for number in range(contest.budget.rounds):
-            yield _tuning(contest, name, number)
-        yield _final(contest, name)
+    for name in dict.fromkeys(name for contest in contests for name in contest.spaces):
+        having = [contest for contest in contests if name in contest.spaces]
+        for contest in having:
+            if contest.tuned_on in (None, contest.name):
+                for number in range(contest.budget.rounds):
+                    yield _tuning(contest, name, number)
+        for contest in having:
+            yield _final(contest, name)
 
 
 def _settings(contest: Contest, name: str, **more: Any) -> dict[str, Any]:
@@ -75,7 +97,7 @@ def _tuning(contest: Contest, name: str, number: int) -> Job:
     seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + budget.tuning_seeds)
 
     def work(lines: Sequence[Line], on_progress: Callable[[float], None]) -> list[Line]:
-        before = trials_of(lines, contest.name, name, before=number)
+        before = _trials(lines, contest.name, name, before=number)
         settings = propose(contest.spaces[name], before, budget.trials, seed=number)
         repeated = [setting for setting in settings for _ in seeds]
         ran = contest.run(name, [*seeds] * len(settings), repeated, on_progress)
@@ -99,10 +121,10 @@ def _tuning(contest: Contest, name: str, number: int) -> Job:
 
 
 def _final(contest: Contest, name: str) -> Job:
-    budget = contest.budget
+    budget, tuned_on = contest.budget, contest.tuned_on or contest.name
 
     def work(lines: Sequence[Line], on_progress: Callable[[float], None]) -> list[Line]:
-        chosen = best(trials_of(lines, contest.name, name))
+        chosen = best(_trials(lines, tuned_on, name))
         seeds = range(budget.seeds)
         ran = contest.run(name, seeds, [chosen] * budget.seeds, on_progress)
         common = {
@@ -118,21 +140,18 @@ def _final(contest: Contest, name: str) -> Job:
             for seed, score, line in zip(seeds, ran.scores, ran.lines(), strict=True)
         ]
 
-    tuned = {"rounds": budget.rounds, "trials": budget.trials, "seeds": budget.seeds}
+    tuned = {"tuned_on": tuned_on, "rounds": budget.rounds, "trials": budget.trials, "seeds": budget.seeds}
     title = f"{contest.name} {name}: {budget.seeds} seeds"
-    return Job(title, _settings(contest, name, final=tuned), budget.seeds * contest.steps, work)
+    return Job(title, _settings(contest, name, **tuned), budget.seeds * contest.steps, work)
 
 
-def results(lines: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """The final runs, a row for each of their ``results``, ``{what: {metric: value}}``, with `what` as the problem."""
-    finals = comparison.finals(lines, order)
-    rows = [
-        {"method": line["method"], "problem": what, "seed": line["seed"], "finite": line["finite"], **measured}
-        for line in finals.to_dict("records")
-        for what, measured in line["results"].items()
+def _trials(lines: Sequence[Line], contest: str, name: str, before: int | None = None) -> list[tuple[Setting, float]]:
+    """Settings and scores of the trials of a method, of all rounds or of those before one."""
+    found = [
+        line for line in lines if line.get("kind") == "trial" and line["problem"] == contest and line["method"] == name
     ]
-    found = pd.DataFrame(rows)
-    return found.assign(
-        method=pd.Categorical(found["method"], finals["method"].cat.categories, ordered=True),
-        problem=pd.Categorical(found["problem"], list(dict.fromkeys(found["problem"])), ordered=True),
-    )
+    return [
+        (line["setting"], -np.inf if line["score"] is None else line["score"])
+        for line in found
+        if before is None or line["round"] < before
+    ]

@@ -59,6 +59,12 @@ class Dataset(NamedTuple):
     source: str
 
 
+def as_images(features: np.ndarray) -> np.ndarray:
+    """Square images of one channel, ``[N, h, w, 1]``, of rows of their pixels, where they are not images yet."""
+    side = int(np.sqrt(features[0].size))
+    return features.reshape(len(features), side, side, 1) if features.ndim == 2 else features
+
+
 def load(name: str) -> Dataset:
     """The data set called `name`, one of `LOADERS`.
 

@@ -15,13 +15,14 @@ import pandas as pd
 from scipy.special import log_softmax
 
 from benchmarks import comparison, metrics, plots, records, statistics, tables
-from benchmarks.comparison import Budget, Data, Problem
+from benchmarks.comparison import Data, Problem
 from benchmarks.experiment import Experiment, Page
 from benchmarks.experiments import imbalance
 from benchmarks.jobs import Job
 from benchmarks.methods import ADAM, ALSO, METHODS, also_by_example, by_example
 from benchmarks.networks import MLP
 from benchmarks.records import Line
+from benchmarks.search import Budget
 from benchmarks.speed.cases import DUAL_UPDATE, WHOLE_STEP
 from benchmarks.speed.timing import summarize
 from benchmarks.training import Method, Runs, Task, outputs_of, stacked, train

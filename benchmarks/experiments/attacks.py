@@ -21,15 +21,14 @@ import also_optax
 from benchmarks import comparison, metrics, plots, records, search, tables
 from benchmarks import data as datasets
 from benchmarks.attacks import ATTACKS, TOGETHER, attacked
-from benchmarks.comparison import Budget
+from benchmarks.data.images import as_images
 from benchmarks.experiment import Experiment, Page
-from benchmarks.experiments.imbalance import as_images
 from benchmarks.jobs import Job
 from benchmarks.methods import ADAM, ALSO, METHODS, adamw, by_group, with_adamw
 from benchmarks.networks import CNN, MLP
-from benchmarks.parts import parts_of
 from benchmarks.records import Line
-from benchmarks.search import Contest, Ran
+from benchmarks.search import Budget, Contest, Ran
+from benchmarks.splits import parts_of
 from benchmarks.training import Batch, Method, Pool, Runs, Task, TrainingSet, stacked, train_scored, training_set
 from benchmarks.tuning import Range, Setting
 
@@ -133,7 +132,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
         {"attacks": {name: attack._asdict() for name, attack in ATTACKS.items()}},
         functools.partial(_run, protocol, task),
     )
-    return search.jobs(contest)
+    return search.jobs([contest])
 
 
 def after_plain_training(
@@ -298,7 +297,7 @@ def _under_each(
 
 def page(lines: pd.DataFrame) -> Page:
     """Tables, findings and the picture."""
-    results, finals = search.results(lines, list(ROWS)), comparison.finals(lines, list(ROWS))
+    results, finals = comparison.results(lines, list(ROWS)), comparison.finals(lines, list(ROWS))
     summary = _of(results, (WORST, MEAN))
     first, protocol = finals.iloc[0], lines.iloc[-1]["protocol"]
     shown = {
@@ -319,9 +318,8 @@ def page(lines: pd.DataFrame) -> Page:
             comparison.budget_of(lines, "(accuracy under the worst attack)")
             + " The fast gradient sign method is worked out for every batch, whatever its attacks, and follows the "
             "gradient of the attacked model itself, in training and in the test.",
-            "'worst attack' is the smallest of a run's accuracies on the test set, one for each attack. Mean ± half of "
-            "the 95 % interval over seeds; * is a paired t-test over seeds, Holm-corrected within a column, below .05. "
-            f"Runs that diverged: {(~finals['finite'].astype(bool)).sum()} of {len(finals)}.",
+            "'worst attack' is the smallest of a run's accuracies on the test set, one for each attack. "
+            + comparison.how_to_read(finals),
         ),
         findings=findings(results, summary),
         tables=shown,

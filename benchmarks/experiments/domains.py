@@ -15,12 +15,13 @@ import pandas as pd
 
 from benchmarks import comparison, metrics, plots, tables
 from benchmarks import data as datasets
-from benchmarks.comparison import Budget, Data, Problem
+from benchmarks.comparison import Data, Problem
 from benchmarks.data.domains import Domains, coloured, halved, rotated
 from benchmarks.experiment import Experiment, Page
 from benchmarks.jobs import Job
 from benchmarks.methods import METHODS
 from benchmarks.networks import MLP
+from benchmarks.search import Budget
 from benchmarks.training import Pool, Task, training_set
 
 NAMES = ("adamw", "group-dro-groups", "also-groups", "rgd", "abadam")

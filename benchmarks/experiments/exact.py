@@ -15,10 +15,10 @@ import pandas as pd
 
 import also_optax
 from benchmarks import plots, statistics, tables
-from benchmarks.comparison import FIRST_TUNING_SEED
 from benchmarks.experiment import Experiment, Page
 from benchmarks.jobs import Job
 from benchmarks.records import Line, rounded
+from benchmarks.search import FIRST_TUNING_SEED
 from benchmarks.toys import boundary, regression
 from benchmarks.toys.boundary import Weighting
 from benchmarks.toys.descent import Rule

@@ -14,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from benchmarks import comparison, metrics, plots, statistics, tables
+from benchmarks import comparison, metrics, plots, splits, statistics, tables
 from benchmarks import data as datasets
-from benchmarks.comparison import Budget, Data, Problem
+from benchmarks.comparison import Data, Problem
+from benchmarks.data.images import as_images
 from benchmarks.experiment import Experiment, Page
 from benchmarks.jobs import Job
 from benchmarks.methods import METHODS
 from benchmarks.networks import MLP, ResNet
+from benchmarks.search import Budget
 from benchmarks.training import Pool, Task, training_set
 
 NAMES = (
@@ -171,12 +173,6 @@ def data_of(protocol: Protocol, uc: int, seeds: tuple[int, ...]) -> Data:
     )
 
 
-def as_images(features: np.ndarray) -> np.ndarray:
-    """Square images of one channel, ``[N, h, w, 1]``, of rows of their pixels, where they are not images yet."""
-    side = int(np.sqrt(features[0].size))
-    return features.reshape(len(features), side, side, 1) if features.ndim == 2 else features
-
-
 def split(
     dataset: datasets.Dataset, protocol: Protocol, uc: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -188,15 +184,10 @@ def split(
     """
     rng = np.random.default_rng(seed)
     training, validation, test = [], [], []
-    for c in np.unique(dataset.classes):
-        rows = rng.permutation(np.flatnonzero(dataset.classes == c))
-        if dataset.test_only is None:
-            held, rest = np.split(rows, [len(rows) // 4])
-        else:
-            held, rest = rows[dataset.test_only[rows]], rows[~dataset.test_only[rows]]
+    for c, (held, rest) in zip(np.unique(dataset.classes), splits.test_and_rest(dataset, rng), strict=True):
         rest = rest[: protocol.per_class]
         kept = rest[: max(2, round(len(rest) / uc))] if c % 2 else rest
-        held_out = max(1, len(kept) // 5)
+        held_out = max(1, len(kept) // splits.VALIDATION)
         test.append(held)
         validation.append(kept[:held_out])
         training.append(kept[held_out:])
@@ -231,8 +222,7 @@ def page(lines: pd.DataFrame) -> Page:
             f"are thinned by the factor uc; the test set ({int(first['test_size'])} images) is balanced. The paper has "
             "CIFAR-10, which cannot be had out of a package.",
             comparison.budget_of(lines, f"of uc {protocol['tuned_at']}"),
-            "Mean ± half of the 95 % interval over seeds; * is a paired t-test over seeds, Holm-corrected within a "
-            f"column, below .05. Runs that diverged: {(~finals['finite'].astype(bool)).sum()} of {len(finals)}.",
+            comparison.how_to_read(finals),
         ),
         findings=findings(mlp, best),
         tables=shown,

@@ -22,11 +22,12 @@ import also_optax
 from also_optax import losses
 from benchmarks import comparison, metrics, plots, splits, tables
 from benchmarks import data as datasets
-from benchmarks.comparison import Budget, Data, Problem
+from benchmarks.comparison import Data, Problem
 from benchmarks.experiment import Experiment, Page
 from benchmarks.jobs import Job
 from benchmarks.methods import ABSGD, METHODS, SGD, sgd
 from benchmarks.networks import MLP
+from benchmarks.search import Budget
 from benchmarks.training import Method, Pool, Task, TrainingSet, cross_entropy, staircase, training_set
 from benchmarks.tuning import Range, Setting
 
@@ -302,8 +303,7 @@ def _intro(lines: pd.DataFrame, finals: pd.DataFrame, protocol: Mapping[str, Any
         f"The learning rate of all methods is divided by 10 after {SHARE} of the steps and again after 90 %. "
         f"ABSGD is SGD with momentum .9 up to {SHARE}; then its weights begin. With each loss, SGD and ABSGD are "
         "tuned apart, so what is between them has the luck of two searches in it, and ABSGD's has two numbers more.",
-        "Mean ± half of the 95 % interval over seeds; * is a paired t-test over seeds, Holm-corrected within a column, "
-        f"below .05. Runs that diverged: {(~finals['finite'].astype(bool)).sum()} of {len(finals)}.",
+        comparison.how_to_read(finals),
     ]
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from benchmarks import comparison, metrics, plots, statistics, tables
 from benchmarks import data as datasets
-from benchmarks.comparison import Budget, Data, Problem
+from benchmarks.comparison import Data, Problem
 from benchmarks.data.domains import halved
 from benchmarks.data.tasks import few_shot, sinusoids
 from benchmarks.experiment import Experiment, Page
@@ -23,6 +23,7 @@ from benchmarks.jobs import Job
 from benchmarks.maml import Maml, Points, Ways
 from benchmarks.methods import METHODS
 from benchmarks.networks import MLP, ViT
+from benchmarks.search import Budget
 from benchmarks.training import Pool, Task, training_set
 
 NAMES = ("adamw", "rgd", "cvar")

@@ -24,11 +24,12 @@ import also_optax
 from also_optax import losses
 from benchmarks import comparison, metrics, plots, splits, tables
 from benchmarks import data as datasets
-from benchmarks.comparison import Budget, Data, Problem
+from benchmarks.comparison import Data, Problem
 from benchmarks.experiment import Experiment, Page
 from benchmarks.jobs import Job
 from benchmarks.methods import ADAM, METHODS, SGD, adamw, by_example, sgd
 from benchmarks.networks import MLP
+from benchmarks.search import Budget
 from benchmarks.training import Loss, Method, Pool, Task, TrainingSet, cross_entropy, staircase, training_set
 from benchmarks.tuning import Range, Setting, Space
 
@@ -279,8 +280,7 @@ def _intro(lines: pd.DataFrame, finals: pd.DataFrame) -> list[str]:
         "checkpoint is chosen on wrong labels too, and stops early where that helps: a defence that every method has. "
         "Exponentiated-gradient weights fall with every draw, and batches are drawn with replacement, so examples that "
         "happen to be drawn often lose some weight by that alone.",
-        "Mean ± half of the 95 % interval over seeds; * is a paired t-test over seeds, Holm-corrected within a column, "
-        f"below .05. Runs that diverged: {(~finals['finite'].astype(bool)).sum()} of {len(finals)}.",
+        comparison.how_to_read(finals),
     ]
 
 

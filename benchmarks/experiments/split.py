@@ -20,15 +20,14 @@ from sklearn.metrics import top_k_accuracy_score
 import also_optax
 from benchmarks import comparison, metrics, plots, records, search, tables
 from benchmarks import data as datasets
-from benchmarks.comparison import Budget
+from benchmarks.data.images import as_images
 from benchmarks.experiment import Experiment, Page
-from benchmarks.experiments.imbalance import as_images
 from benchmarks.jobs import Job
 from benchmarks.methods import METHODS
 from benchmarks.networks import MLP
-from benchmarks.parts import parts_of
 from benchmarks.records import Line
-from benchmarks.search import Contest, Ran
+from benchmarks.search import Budget, Contest, Ran
+from benchmarks.splits import parts_of
 from benchmarks.training import Pool, Runs, Task, TrainingSet, outputs_of, stacked, train_scored, training_set
 from benchmarks.tuning import Setting
 
@@ -115,7 +114,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
         {"network": "mlp-128-64"},
         functools.partial(_run, protocol, task),
     )
-    return search.jobs(contest)
+    return search.jobs([contest])
 
 
 def available(joining: int, step: jax.Array, training_set: TrainingSet) -> jax.Array:
@@ -236,7 +235,7 @@ def measured(targets: np.ndarray, outputs: np.ndarray) -> list[dict[str, float]]
 
 def page(lines: pd.DataFrame) -> Page:
     """Tables, findings and the picture."""
-    results = search.results(lines, NAMES)
+    results = comparison.results(lines, NAMES)
     finals = comparison.finals(lines, NAMES)
     protocol, first = lines.iloc[-1]["protocol"], finals.iloc[0]
     after = results[results["problem"].astype(str).str.endswith("after")]
@@ -266,9 +265,8 @@ def page(lines: pd.DataFrame) -> Page:
             "One weight for each of the 20 classes; q, where a method has it, is that of the whole training set, also "
             "while half of the classes are not drawn yet: what a user who knows of them would pass. "
             + comparison.budget_of(lines, "(the mean of both data sets' balanced accuracy)"),
-            "'before' is the last checkpoint before the second data set joins, 'after' the best of the run. Mean ± "
-            "half of the 95 % interval over seeds; * is a paired t-test over seeds, Holm-corrected within a column, "
-            f"below .05. Runs that diverged: {(~finals['finite'].astype(bool)).sum()} of {len(finals)}.",
+            "'before' is the last checkpoint before the second data set joins, 'after' the best of the run. "
+            + comparison.how_to_read(finals),
         ),
         findings=findings(results, after),
         tables=shown,

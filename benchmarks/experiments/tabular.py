@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks import comparison, metrics, plots, records, statistics, tables
 from benchmarks import data as datasets
-from benchmarks.comparison import FIRST_TUNING_SEED, Budget, Data, Problem
+from benchmarks.comparison import Data, Problem
 from benchmarks.data import Table, load_table
 from benchmarks.experiment import Experiment, Page
 from benchmarks.jobs import Job
@@ -30,6 +30,7 @@ from benchmarks.methods import (
     by_example,
 )
 from benchmarks.networks_tabular import MLPPLR
+from benchmarks.search import FIRST_TUNING_SEED, Budget
 from benchmarks.training import Method, Pool, Task, cross_entropy, squared_error, training_set
 
 COMMON = ("adamw", "also", "rgd", "abadam", "absgd", "cvar")

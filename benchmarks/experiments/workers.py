@@ -16,13 +16,12 @@ import pandas as pd
 
 from benchmarks import comparison, compression, metrics, plots, records, search, tables, workers
 from benchmarks import data as datasets
-from benchmarks.comparison import Budget
 from benchmarks.experiment import Experiment, Page
 from benchmarks.jobs import Job
 from benchmarks.methods import ADAM, ALSO, SGD
-from benchmarks.parts import parts_of
 from benchmarks.records import Line
-from benchmarks.search import Contest, Ran
+from benchmarks.search import Budget, Contest, Ran
+from benchmarks.splits import parts_of
 from benchmarks.tuning import Setting, Space
 from benchmarks.workers import Course, Examples, Sizes, Way
 
@@ -108,7 +107,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
         {"network": "mlp"},
         functools.partial(_run, protocol),
     )
-    return search.jobs(contest)
+    return search.jobs([contest])
 
 
 class Problem(NamedTuple):
@@ -243,7 +242,7 @@ def _line(protocol: Protocol, course: Course, scored: np.ndarray, problem: Probl
 
 def page(lines: pd.DataFrame) -> Page:
     """Tables, findings and the picture."""
-    results, finals = search.results(lines, list(ROWS)), comparison.finals(lines, list(ROWS))
+    results, finals = comparison.results(lines, list(ROWS)), comparison.finals(lines, list(ROWS))
     first, protocol = finals.iloc[0], lines.iloc[-1]["protocol"]
     shown = {
         "Accuracy, %": tables.scores(results, "accuracy"),
@@ -272,8 +271,8 @@ def page(lines: pd.DataFrame) -> Page:
             "of the whole run, 'equal bits' that of the part of the run in which no more is sent than Perm-K sends in "
             "all of it.",
             comparison.budget_of(lines, "(accuracy of the worst worker, at equal steps)")
-            + " Mean ± half of the 95 % interval over seeds; * is a paired t-test over seeds, Holm-corrected within a "
-            f"column, below .05. Runs that diverged: {(~finals['finite'].astype(bool)).sum()} of {len(finals)}.",
+            + " "
+            + comparison.how_to_read(finals),
         ),
         findings=findings(results),
         tables=shown,

@@ -7,11 +7,10 @@ import pytest
 from scipy import ndimage
 
 from benchmarks import attacks, compression, search
-from benchmarks.comparison import Budget
 from benchmarks.data import Dataset
 from benchmarks.experiments import split, workers
-from benchmarks.parts import parts_of
-from benchmarks.search import Contest, Ran
+from benchmarks.search import Budget, Contest, Ran
+from benchmarks.splits import parts_of
 from benchmarks.training import training_set
 from benchmarks.tuning import Range
 from benchmarks.workers import Examples, Sizes, Way, run
@@ -178,7 +177,7 @@ def test_a_search_tunes_on_other_seeds_and_ends_with_the_best_setting():
 
     contest = Contest("made up", Budget(2, 3, 2, 4), {"a": {"x": Range(0.0, 1.0, log=False)}}, 1, {}, trained)
     lines = []
-    for job in search.jobs(contest):
+    for job in search.jobs([contest]):
         lines += job.work(lines, lambda fraction: None)
     trials = [line for line in lines if line["kind"] == "trial"]
     finals = [line for line in lines if line["kind"] == "final"]

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from benchmarks import comparison, jobs, metrics, records, report, statistics, tables
+from benchmarks import jobs, metrics, records, report, search, statistics, tables
 from benchmarks.__main__ import main
 from benchmarks.experiment import Experiment, Page
 from benchmarks.experiments import EXPERIMENTS, imbalance
@@ -279,7 +279,7 @@ def test_tuning_and_final_seeds_are_apart_and_a_final_run_waits_for_its_tuning()
     final = next(job for job in made if "seeds" in job.name)
     with pytest.raises(ValueError, match="run the tuning"):
         final.work([], lambda fraction: None)
-    assert comparison.FIRST_TUNING_SEED > max(p.seeds for p in imbalance.PROTOCOLS.values())
+    assert search.FIRST_TUNING_SEED > max(p.seeds for p in imbalance.PROTOCOLS.values())
 
 
 def test_all_experiments_have_three_sizes_whose_jobs_have_names_of_their_own():
