@@ -20,6 +20,7 @@ from benchmarks.tuning import Range, Setting, Space
 ADAM: Space = {"learning_rate": Range(1e-4, 1e-2), "weight_decay": Range(1e-4, 1e-1)}
 SGD: Space = {"learning_rate": Range(1e-2, 1.0), "weight_decay": Range(1e-6, 1e-2)}
 ALSO: Space = {"dual_learning_rate": Range(1e-5, 1e-1), "kl_penalty": Range(1e-3, 1.0)}
+ALSO_IN_A_BALL: Space = {"dual_learning_rate": Range(1e-5, 1e-1), "radius": Range(1e-3, 1.0)}
 ABSGD: Space = {"temperature": Range(1.0, 10.0), "averaging_rate": Range(0.1, 1.0, log=False)}
 
 
@@ -191,6 +192,12 @@ METHODS: dict[str, Method] = {
         groups=by_example,
     ),
     "also-classes": Method("ALSO, a weight per class, uniform prior", {**ADAM, **ALSO}, also_by_class, groups=by_class),
+    "also-classes-ball": Method(
+        "the same, kept within a KL radius of the prior in place of the pull",
+        {**ADAM, **ALSO_IN_A_BALL},
+        also_by_class,
+        groups=by_class,
+    ),
     "also-groups": Method("ALSO, a weight per group, uniform prior", {**ADAM, **ALSO}, also_by_group, groups=by_group),
     "group-dro": Method(
         "Group DRO by class, over AdamW",

@@ -37,6 +37,7 @@ NAMES = (
     "also-balanced-lookahead",
     "also-uniform",
     "also-classes",
+    "also-classes-ball",
     "group-dro",
     "absgd",
     "abadam",
@@ -47,7 +48,14 @@ NAMES = (
     "recover",
 )
 BASELINES = ("adamw", "adamw-prior", "static", "upsampling", "logit-adjustment")
-ALSO = ("also-examples", "also-lookahead", "also-balanced", "also-balanced-lookahead", "also-classes")
+ALSO = (
+    "also-examples",
+    "also-lookahead",
+    "also-balanced",
+    "also-balanced-lookahead",
+    "also-classes",
+    "also-classes-ball",
+)
 WATCHED = (
     *("static", "also-examples", "also-uniform", "also-classes", "group-dro"),
     *("absgd", "abadam", "rgd", "cvar", "chi2", "spectral"),
