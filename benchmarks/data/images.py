@@ -65,6 +65,11 @@ def as_images(features: np.ndarray) -> np.ndarray:
     return features.reshape(len(features), side, side, 1) if features.ndim == 2 else features
 
 
+def runs_together(name: str) -> int:
+    """How many runs of a small network are quickest as one: by one product of large images a core is busy enough."""
+    return 1 if name == "fashion-mnist" else 8
+
+
 def load(name: str) -> Dataset:
     """The data set called `name`, one of `LOADERS`.
 

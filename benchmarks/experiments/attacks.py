@@ -21,7 +21,7 @@ import also_optax
 from benchmarks import comparison, metrics, plots, records, search, tables
 from benchmarks import data as datasets
 from benchmarks.attacks import ATTACKS, TOGETHER, attacked
-from benchmarks.data.images import as_images
+from benchmarks.data.images import as_images, runs_together
 from benchmarks.experiment import Experiment, Page
 from benchmarks.jobs import Job
 from benchmarks.methods import ADAM, ALSO, METHODS, adamw, by_group, with_adamw
@@ -122,7 +122,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
         protocol.batch,
         checks=protocol.checks,
         start=start,
-        together=1 if protocol.data == "fashion-mnist" else 8,
+        together=runs_together(protocol.data),
     )
     contest = Contest(
         "attacks",
@@ -324,6 +324,7 @@ def page(lines: pd.DataFrame) -> Page:
         findings=findings(results, summary),
         tables=shown,
         draw=functools.partial(draw, finals, summary),
+        did_not_help=tables.did_not_help(summary, "accuracy", "uniform"),
     )
 
 
@@ -340,7 +341,7 @@ def _attacks() -> pd.DataFrame:
 
 
 def findings(results: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
-    """Where ALSO wins and where it does not; what did not help."""
+    """Where ALSO wins and where it does not."""
     present = set(summary["method"])
     found = []
     for name in ("also", "also-drawn"):
@@ -354,7 +355,7 @@ def findings(results: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     if len(by_attack):
         hardest = by_attack.groupby("problem", observed=True)["accuracy"].mean().idxmin()
         found.append(f"The worst attack of a model trained on uniform draws is, on average, {hardest}.")
-    return found + ["Did not help: " + text for text in tables.did_not_help(summary, "accuracy", "uniform")]
+    return found
 
 
 def draw(finals: pd.DataFrame, summary: pd.DataFrame, file: Path) -> None:

@@ -17,7 +17,7 @@ import pandas as pd
 from benchmarks import comparison, metrics, plots, splits, statistics, tables
 from benchmarks import data as datasets
 from benchmarks.comparison import Data, Problem
-from benchmarks.data.images import as_images
+from benchmarks.data.images import as_images, runs_together
 from benchmarks.experiment import Experiment, Page
 from benchmarks.jobs import Job
 from benchmarks.methods import METHODS
@@ -126,7 +126,7 @@ PROTOCOLS = {
 def jobs(protocol: Protocol) -> Iterator[Job]:
     """All of them."""
     budget = Budget(protocol.rounds, protocol.trials, protocol.tuning_seeds, protocol.seeds)
-    together = 1 if protocol.data == "fashion-mnist" else 8
+    together = runs_together(protocol.data)
     task = Task(MLP(2), protocol.steps, protocol.batch, checks=10, together=together)
     methods = {name: METHODS[name] for name in protocol.methods or NAMES}
     problems = [

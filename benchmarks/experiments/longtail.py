@@ -23,6 +23,7 @@ from also_optax import losses
 from benchmarks import comparison, metrics, plots, splits, tables
 from benchmarks import data as datasets
 from benchmarks.comparison import Data, Problem
+from benchmarks.data.images import runs_together
 from benchmarks.experiment import Experiment, Page
 from benchmarks.jobs import Job
 from benchmarks.methods import ABSGD, METHODS, SGD, sgd
@@ -176,7 +177,7 @@ def class_counts(kind: str, ratio: int, largest: int, num_classes: int) -> np.nd
 def jobs(protocol: Protocol) -> Iterator[Job]:
     """All of them."""
     budget = Budget(protocol.rounds, protocol.trials, protocol.tuning_seeds, protocol.seeds)
-    together = 1 if protocol.data == "fashion-mnist" else 8
+    together = runs_together(protocol.data)
     task = Task(MLP(10), protocol.steps, protocol.batch, checks=10, shape=staircase, together=together)
     every = rows(protocol.steps)
     methods = {name: every[name] for name in protocol.methods or NAMES}

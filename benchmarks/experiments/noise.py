@@ -25,6 +25,7 @@ from also_optax import losses
 from benchmarks import comparison, metrics, plots, splits, tables
 from benchmarks import data as datasets
 from benchmarks.comparison import Data, Problem
+from benchmarks.data.images import runs_together
 from benchmarks.experiment import Experiment, Page
 from benchmarks.jobs import Job
 from benchmarks.methods import ADAM, METHODS, SGD, adamw, by_example, sgd
@@ -156,7 +157,7 @@ WEIGHING = tuple(name for name, method in ROWS.items() if method.robust)
 def jobs(protocol: Protocol) -> Iterator[Job]:
     """All of them."""
     budget = Budget(protocol.rounds, protocol.trials, protocol.tuning_seeds, protocol.seeds)
-    together = 1 if protocol.data == "fashion-mnist" else 8
+    together = runs_together(protocol.data)
     task = Task(MLP(10), protocol.steps, protocol.batch, checks=10, shape=staircase, together=together)
     methods = {name: ROWS[name] for name in protocol.methods or NAMES}
     problems = [

@@ -20,7 +20,7 @@ from sklearn.metrics import top_k_accuracy_score
 import also_optax
 from benchmarks import comparison, metrics, plots, records, search, tables
 from benchmarks import data as datasets
-from benchmarks.data.images import as_images
+from benchmarks.data.images import as_images, runs_together
 from benchmarks.experiment import Experiment, Page
 from benchmarks.jobs import Job
 from benchmarks.methods import METHODS
@@ -104,7 +104,7 @@ def jobs(protocol: Protocol) -> Iterator[Job]:
         checks=protocol.checks,
         loss=own_cross_entropy,
         available=functools.partial(available, protocol.steps // 2),
-        together=1 if protocol.first == "fashion-mnist" else 8,
+        together=runs_together(protocol.first),
     )
     contest = Contest(
         "split",
@@ -271,11 +271,12 @@ def page(lines: pd.DataFrame) -> Page:
         findings=findings(results, after),
         tables=shown,
         draw=functools.partial(draw, finals, results),
+        did_not_help=tables.did_not_help(results, "accuracy", "adamw"),
     )
 
 
 def findings(results: pd.DataFrame, after: pd.DataFrame) -> list[str]:
-    """Where ALSO wins and where it does not; what did not help."""
+    """Where ALSO wins and where it does not."""
     found = []
     present = [name for name in ("adamw", "static", "group-dro") if name in set(results["method"])]
     for metric, about in (("accuracy", "Accuracy@1"), ("worst_class", "Worst class")):
@@ -283,7 +284,7 @@ def findings(results: pd.DataFrame, after: pd.DataFrame) -> list[str]:
         found.append(f"{about}: also-classes {', '.join(against)}.")
     best = comparison.best_of(after, "accuracy", list(after["method"].unique()))
     found.append(f"The best mean rank of accuracy@1 after joining is that of {best}.")
-    return found + ["Did not help accuracy@1: " + text for text in tables.did_not_help(results, "accuracy", "adamw")]
+    return found
 
 
 def draw(finals: pd.DataFrame, results: pd.DataFrame, file: Path) -> None:

@@ -285,7 +285,7 @@ def page(lines: pd.DataFrame) -> Page:
             "checkpoints by validation. The paper's TabReD cannot be had out of a package.",
             comparison.budget_of(lines),
             f"Tables of more than {finals.iloc[0]['protocol']['large']} training rows are thinned to so many for "
-            "tuning, and get fewer trials. Mean ± half of the 95 % interval over seeds.",
+            "tuning, and get fewer trials. " + comparison.how_to_read(finals),
         ),
         findings=findings(finals, common, binary),
         tables=shown,

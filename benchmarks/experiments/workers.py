@@ -277,6 +277,7 @@ def page(lines: pd.DataFrame) -> Page:
         findings=findings(results),
         tables=shown,
         draw=functools.partial(draw, finals, results),
+        did_not_help=tables.did_not_help(results, "accuracy", "perm-k"),
     )
 
 
@@ -290,7 +291,7 @@ def _traffic(finals: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(results: pd.DataFrame) -> list[str]:
-    """Where ALSO and its shares win and where they do not; what did not help."""
+    """Where ALSO and its shares win and where they do not."""
     present, found = set(results["method"]), []
     pairs = (
         ("also", "adamw"),
@@ -303,7 +304,7 @@ def findings(results: pd.DataFrame) -> list[str]:
     for name, other in pairs:
         if {name, other} <= present:
             found.append(f"{name} {tables.verdicts(results, 'accuracy', name, other)}.")
-    return found + ["Did not help: " + text for text in tables.did_not_help(results, "accuracy", "perm-k")]
+    return found
 
 
 def draw(finals: pd.DataFrame, results: pd.DataFrame, file: Path) -> None:
