@@ -349,11 +349,16 @@ _COMPILED: dict[Any, Any] = {}
 
 
 def _compile(task: Task, method: Method, *arguments: Any) -> tuple[Any, float]:
-    """The compiled `_advance` and the seconds that it took; the last one is kept, for runs of the same shapes."""
+    """The compiled `_advance` and the seconds that it took; the last one is kept, for runs of the same shapes.
+
+    What was compiled for another task is dropped: a process may have some 65,000 memory maps, a program takes hundreds.
+    """
     leaves, structure = jax.tree.flatten(arguments)
     key = (task, method, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
     seconds = 0.0
     if key not in _COMPILED:
+        if any(other != task for other, *_ in _COMPILED):
+            jax.clear_caches()
         started = time.perf_counter()
         compiled = _advance.lower(task, method, *arguments).compile()
         seconds = time.perf_counter() - started

@@ -133,8 +133,11 @@ for name, (average, worst, who) in points.items():
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained")
 left.plot([c[1] for c in curve], [c[0] for c in curve], "-D", color="#d55e00", label="also, by radius (nats)")
+radii_at = {}  # points that lie on each other share a label
 for radius, (average, worst, _) in zip(RADII, curve, strict=True):
-    left.annotate(f"{radius:g}", (worst, average), xytext=(4, 6), textcoords="offset points", fontsize=9)
+    radii_at.setdefault((round(float(worst)), round(float(average))), []).append(f"{radius:g}")
+for at, radii in radii_at.items():
+    left.annotate(", ".join(radii), at, xytext=(4, 6), textcoords="offset points", fontsize=9)
 for (name, (average, worst, _)), marker in zip(points.items(), "^s", strict=True):
     left.plot(worst, average, marker, color="#0072b2", markersize=8, label=name)
 left.set_xlabel("accuracy in the worst cell, %")
