@@ -13,7 +13,7 @@ import also_optax  # noqa: E402
 logging.getLogger("sphinx.sphinx.directives.other").addFilter(lambda record: "glob pattern" not in str(record.msg))
 
 project = "also_optax"
-author = "the authors of also_optax"
+author = ""
 project_copyright = "the authors of also_optax, Apache-2.0"
 release = version = also_optax.__version__
 
