@@ -114,6 +114,13 @@ class Reweighted(NamedTuple):
       where: the mask given, or None.
       reference_losses: those given, or None.
       statistics: the pooled statistics given (two-pass accumulation), or None.
+
+    Examples:
+      >>> import jax.numpy as jnp, also_optax
+      >>> opt_state = also_optax.reweight_by_rgd().init(None)
+      >>> loss, rw = also_optax.reweight(opt_state, jnp.array([0.0, 7.0]), where=jnp.array([True, False]))
+      >>> print(rw.weights, sorted(rw.extra_args))
+      [1. 0.] ['losses', 'where']
     """
 
     losses: jax.Array

@@ -138,6 +138,14 @@ def eval_params(opt_state: Any, params: optax.Params) -> optax.Params:
 
     Raises:
       ValueError: if the look-ahead is not of the tree of `params` (``optax.flatten`` changes it).
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, also_optax
+      >>> tx = also_optax.past_extragradient(optax.sgd(0.1))
+      >>> params = jnp.array(1.0)
+      >>> updates, opt_state = tx.update(jnp.array(2.0), tx.init(params), params)
+      >>> print(f"{also_optax.eval_params(opt_state, optax.apply_updates(params, updates)):.1f}")
+      0.8
     """
     for node in jax.tree.leaves(opt_state, is_leaf=_is_lookahead):
         if _is_lookahead(node):

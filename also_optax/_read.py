@@ -195,6 +195,15 @@ def merge(first: Statistics, *others: Statistics) -> Statistics:
 
     Raises:
       TypeError: if they are statistics of different rules.
+
+    Examples:
+      >>> import jax.numpy as jnp, also_optax
+      >>> opt_state = also_optax.reweight_by_also(2).init(None)
+      >>> first = also_optax.observe(opt_state, jnp.array([1.0, 2.0]), jnp.array([0, 1]))
+      >>> second = also_optax.observe(opt_state, jnp.array([3.0]), jnp.array([1]))
+      >>> merged = also_optax.merge(first, second)
+      >>> print(merged.count, merged.losses)
+      3.0 [1. 5.]
     """
     merged = first
     for other in others:

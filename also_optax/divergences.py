@@ -31,6 +31,13 @@ class Divergence(NamedTuple):
       weight_fn: ``weight_fn(losses, clip)``, the weights of `losses` of any shape, where `clip` is a scalar above 0.
         Define it once, at the top of a module: it is part of the state's type, which two optimizers share only if they
         share the function, and which can be pickled only if the function can.
+
+    Examples:
+      >>> import jax.numpy as jnp, also_optax
+      >>> linear = also_optax.divergences.Divergence(lambda losses, clip: 1 + jnp.minimum(losses, clip))
+      >>> rule = also_optax.reweight_by_rgd(clip=2.0, divergence=linear)
+      >>> print(also_optax.example_weights(rule.init(None), jnp.array([0.0, 1.0, 50.0])))
+      [1. 2. 3.]
     """
 
     weight_fn: Callable[[jax.Array, jax.Array], jax.Array]
@@ -49,5 +56,10 @@ def _reverse_kl_weights(losses: jax.Array, clip: jax.Array) -> jax.Array:
 
 
 kl = Divergence(_kl_weights)
+"""Weights that grow exponentially with the loss, up to the clip."""
+
 chi2 = Divergence(_chi2_weights)
+"""Weights that grow linearly with the loss, from 1 at a loss of 0, up to the clip."""
+
 reverse_kl = Divergence(_reverse_kl_weights)
+"""Weights that grow hyperbolically with the loss, to ``clip + 1`` at the clip."""

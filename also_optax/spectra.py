@@ -40,6 +40,13 @@ class Spectrum(NamedTuple):
       mass: None, or what differences of `cdf` give, without the digits that they lose in large batches:
         ``mass(below, inside, above, *parameters)``, the mass of `inside` examples that have `below` under them and
         `above` over them, numbers of examples of any shape.
+
+    Examples:
+      >>> import jax.numpy as jnp, also_optax
+      >>> spectrum = also_optax.spectra.Spectrum(lambda u, power: u**power, (2.0,))
+      >>> rule = also_optax.reweight_by_spectral_risk(spectrum)
+      >>> print(also_optax.example_weights(rule.init(None), jnp.array([0.3, 2.0, 0.1, 0.7])))
+      [0.75 1.75 0.25 1.25]
     """
 
     cdf: Callable[..., jax.Array]
@@ -93,6 +100,12 @@ def as_spectrum(spectrum: Spectrum | ArrayLike) -> Spectrum:
     Raises:
       TypeError: if it is neither.
       ValueError: if masses are not a vector, negative, not ascending, not finite or all zero.
+
+    Examples:
+      >>> from also_optax import spectra
+      >>> spectrum = spectra.as_spectrum([1.0, 1.0, 2.0])
+      >>> print(*(float(spectrum.cdf(u, *spectrum.parameters)) for u in (0.0, 1 / 3, 2 / 3, 1.0)))
+      0.0 0.25 0.5 1.0
     """
     if isinstance(spectrum, Spectrum):
         return spectrum

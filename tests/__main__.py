@@ -22,6 +22,9 @@ ROWS = ("contract", "meshes")
 EXPERIMENTS = "tests/experiments"
 """Tests of what is under `benchmarks`: much to compile, and always float32."""
 
+SITE = "tests/site"
+"""Tests of the site of `docs`, which build it first: in one process."""
+
 OWN_PRECISION = ("sharding", "optima", "notebooks", "plotting")
 """Tests that turn float64 on where they need it, or do not look at numbers."""
 
@@ -39,18 +42,20 @@ def without(*names: str) -> list[str]:
 
 
 NO_EXPERIMENTS = f"--ignore={EXPERIMENTS}"
+NO_SITE = f"--ignore={SITE}"
 ALL = ["-m", "slow or not slow"]
 CHECKS = {
     "format": (["ruff", "format", "--check", "."], {}),
     "lint": (["ruff", "check", "."], {}),
     "types": (["mypy"], {}),
-    "float32": ([*PYTEST, *without(*ROWS), NO_EXPERIMENTS], {}),
+    "float32": ([*PYTEST, *without(*ROWS), NO_EXPERIMENTS, NO_SITE], {}),
     "rows": ([*PYTEST, *files(*ROWS), EXPERIMENTS], IN_A_HURRY),
     "x64": ([*PYTEST, *files(*FLOAT64)], X64 | IN_A_HURRY),
+    "docs": (["pytest", "-q", SITE], IN_A_HURRY),
 }
 NIGHTLY = {
-    "float32-all": ([*PYTEST, *ALL], {}),
-    "x64-all": ([*PYTEST, *ALL, *without(*OWN_PRECISION), NO_EXPERIMENTS], X64),
+    "float32-all": ([*PYTEST, *ALL, NO_SITE], {}),
+    "x64-all": ([*PYTEST, *ALL, *without(*OWN_PRECISION), NO_EXPERIMENTS, NO_SITE], X64),
 }
 
 

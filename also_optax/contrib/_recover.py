@@ -67,7 +67,9 @@ class RecoverState(NamedTuple):
 
 
 class Recover(NamedTuple):
-    """A pair of pure functions, like an `optax.GradientTransformation` that takes its gradients itself.
+    """What :func:`recover` returns: two pure functions, like an `optax.GradientTransformation` without gradients.
+
+    It takes them itself, of the function that it is given in their place.
 
     Attributes:
       init: ``init(params) -> state``.
