@@ -1,6 +1,8 @@
 """Every page of docs/integrations runs as it stands, and what it says holds."""
 
+import contextlib
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,17 @@ from tests import pages
 PAGES = pages.ROOT / "docs" / "integrations"
 
 
-@pytest.fixture
-def page(tmp_path, monkeypatch):
-    """Runs a page in a directory of its own, where it may write."""
-    monkeypatch.chdir(tmp_path)
-    return lambda name: pages.run(PAGES / f"{name}.md")
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """Runs a page, once, in a directory of its own, where it may write."""
+
+    @functools.cache
+    def run(name):
+        directory = tmp_path_factory.mktemp(name)
+        with contextlib.chdir(directory):
+            return pages.run(PAGES / f"{name}.md") | {"directory_of_page": directory}
+
+    return run
 
 
 def assert_equal(actual, expected):
@@ -105,3 +113,170 @@ def test_equinox_is_the_plain_loop(page):
     )
     assert_close(eqx.filter(found["model"], eqx.is_inexact_array), params)
     assert_close(found["opt_state"], opt_state)
+
+
+# --- optax ------------------------------------------------------------------------------------------------------------
+
+
+def test_on_the_page_of_optax_what_is_said_to_be_equal_is_and_schedules_are_seen(page):
+    found = page("optax")
+    x, y, group = found["x"], found["y"], found["group"]
+
+    whole = (found["params"], found["opt_state"])
+    assert_close((found["micro_params"], found["micro_state"].inner_state), whole)
+    assert jnp.abs(also_optax.group_weights(found["opt_state"]) - 1 / 3).max() > 0.05
+
+    params, opt_state = found["start"], found["hard"].init(found["start"])
+    step = found["make_step"](found["hard"])
+    for _ in range(8):
+        params, opt_state = step(params, opt_state, x, y, group)
+    assert_close((found["parts_params"], found["parts_state"]), (params, opt_state))
+
+    seen = found["injected_state"].hyperparams
+    np.testing.assert_allclose(seen["learning_rate"], found["learning_rate"](19), rtol=1e-6)
+    np.testing.assert_allclose(seen["dual_learning_rate"], found["dual_rate"](19), rtol=1e-6)
+    assert seen["kl_penalty"] == 5 and also_optax.diagnostics(found["injected_state"])["kl"] > 0
+    np.testing.assert_allclose(found["cooling_state"].hyperparams["temperature"], 8 * 0.25 ** (9 / 40), rtol=1e-6)
+
+    assert_equal(found["after"], found["before"])
+    assert int(found["careful_state"].total_notfinite) == 1
+
+
+def test_schedules_given_to_the_rule_are_seen_by_both_sides(page):
+    found = page("optax")
+    losses = jnp.array([0.5, 1.0, 3.0])
+    state = found["two_stages"].init(found["start"])
+    weights = []
+    for _ in range(21):
+        _, rw = also_optax.reweight(state, losses)
+        weights.append(rw.weights)
+        _, state = found["two_stages"].update(jnp.ones(4), state, found["start"], **rw.extra_args)
+    assert (jnp.stack(weights[:20]) == 1).all()
+    np.testing.assert_allclose(weights[20], jnp.exp(losses / 2) / jnp.exp(losses / 2).mean(), rtol=1e-5)
+
+
+# --- Orbax ------------------------------------------------------------------------------------------------------------
+
+
+def test_orbax_brings_back_every_bit_in_mid_run_with_a_new_field_and_onto_a_mesh(page):
+    found = page("orbax")
+    state, init, train_step = found["state"], found["init"], found["train_step"]
+    assert jnp.abs(also_optax.group_weights(state["opt_state"]) - 1 / 8).max() > 0.05
+    assert_equal(found["restored"], state)
+    assert jax.tree.structure(found["restored"]) == jax.tree.structure(state)
+
+    straight = init()
+    for step in range(20):
+        straight = train_step(straight, found["x"], found["y"], found["group"])
+        if step == 12:
+            assert_equal(found["stopped"], straight)
+    assert_equal(found["finished"], straight)
+
+    grown = found["grown"]
+    assert_equal({"params": grown["params"], "opt_state": grown["opt_state"]}, state)
+    assert jax.tree.structure(grown["opt_state"]) == jax.tree.structure(state["opt_state"])
+    assert_equal(grown["average"], init()["params"])
+
+    sharded = found["sharded"]
+    assert_equal(sharded, state)
+    rule = sharded["opt_state"][0]
+    assert tuple(rule.tilt.sharding.spec) == ("data",) and len(rule.tilt.devices()) == len(jax.devices()) > 1
+    assert jax.tree.map(lambda leaf: leaf.sharding, sharded["opt_state"]) == found["placed"]
+    stepped = jax.block_until_ready(train_step(sharded, found["x"], found["y"], found["group"]))
+    assert_close(stepped, train_step(state, found["x"], found["y"], found["group"]))
+
+
+# --- Grain ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_grain_loader_goes_on_with_the_same_examples_and_so_does_training(page):
+    found = page("grain")
+    shares = np.bincount(found["groups"][found["first"].ravel()]) / found["first"].size
+    np.testing.assert_allclose(shares, 1 / 3, atol=4 * np.sqrt(2 / 9 / found["first"].size))
+    assert_equal(found["rest_again"], found["rest"])
+    assert_equal((found["params_again"], found["opt_state_again"]), (found["params_after"], found["opt_state_after"]))
+    indices = np.concatenate([found["first"], found["rest"]]).ravel()
+    assert_equal(indices, [found["balanced"].record_key(place) for place in range(indices.size)])
+
+
+def test_weights_of_examples_from_a_balanced_loader_start_as_those_of_uniform_draws_would_average(page):
+    """Uniform pi over q: an example of a group that is drawn too often counts for less, and all count for 1 in mean."""
+    found = page("grain")
+    chances = found["chances"] / found["chances"].sum()
+    start = found["per_example"].init(jnp.zeros(4))
+    weights = also_optax.example_weights(start, jnp.ones(600), jnp.arange(600))
+    assert_close(weights, 1 / (600 * chances))
+    assert_close((weights * chances).sum(), 1.0)
+    pi = also_optax.group_weights(found["weighed"][1])
+    drawn = np.isin(np.arange(600), [found["balanced"].record_key(place) for place in range(2000 // 32 * 32)])
+    assert 0 < drawn.sum() < 600
+    np.testing.assert_allclose(pi[~drawn], pi.min(), rtol=1e-5)  # those that were never seen have no more than others
+    assert jnp.median(pi[drawn]) > 1.01 * pi.min()
+
+
+# --- Logs -------------------------------------------------------------------------------------------------------------
+
+
+def _events(directory):
+    """What TensorBoard shows of a directory: steps and values by name."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload()
+    return {
+        name: [(event.step, event.value) for event in accumulator.Scalars(name)]
+        for name in accumulator.Tags()["scalars"]
+    }
+
+
+def test_logs_of_a_run_that_was_taken_up_again_are_those_of_one_that_was_not(page):
+    found = page("logging")
+    interrupted, straight = (found["directory_of_page"] / name for name in ("interrupted", "straight"))
+    lines = (straight / "metrics.jsonl").read_text()
+    assert (interrupted / "metrics.jsonl").read_text() == lines
+
+    shown = _events(straight)
+    assert _events(interrupted) == shown
+    entries = [json.loads(line) for line in lines.splitlines()]
+    assert [entry["step"] for entry in entries] == list(range(40))
+    for name in ("gap", "group_losses/rare", "group_weights/rare", "loss"):
+        values = [entry[name] for entry in entries]
+        assert len(set(values)) == 40
+        assert shown[name] == [(step, float(np.float32(value))) for step, value in enumerate(values)]
+
+
+def test_half_a_line_is_cut(page, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
+    page("logging")["cut"](path, 2)
+    assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
+
+
+# --- Half precision ---------------------------------------------------------------------------------------------------
+
+
+def test_rematerialisation_changes_nothing(page):
+    found = page("precision")
+    assert found["losses"][-10:].mean() < 0.75 * found["losses"][0]
+    assert {leaf.dtype for leaf in jax.tree.leaves(found["params"])} == {jnp.dtype(jnp.float32)}
+    assert_close(found["remade_params"], found["params"], 1e-5)
+    assert_close(found["remade_opt_state"], found["opt_state"], 1e-5)
+
+
+@pytest.mark.parametrize("by", ["class", "example"])
+def test_after_2000_steps_in_half_precision_pi_is_that_of_float32(page, by):
+    found = page("precision")
+    tx, groups = found["by_class"], found["labels"]
+    if by == "example":
+        groups = jnp.arange(len(groups))
+        tx = also_optax.also(1e-3, num_groups=len(groups))
+
+    @jax.jit
+    def both():
+        return [found["train"](tx, groups, dtype, steps=2000) for dtype in (jnp.bfloat16, jnp.float32)]
+
+    ((_, half_state), half_losses), ((_, full_state), full_losses) = both()
+    half, full = (also_optax.group_weights(state) for state in (half_state, full_state))
+    assert full.max() > 1.2 * full.min() and full_losses[-50:].mean() < 0.1
+    np.testing.assert_allclose(half_losses[-50:].mean(), full_losses[-50:].mean(), atol=1e-2)
+    np.testing.assert_allclose(half, full, atol=1e-2)
+    assert jnp.abs(half - full).sum() / 2 < 1e-2  # one weight in 1,797 is small in itself: the mass that is elsewhere
