@@ -2,15 +2,21 @@
 
 import contextlib
 import functools
+import importlib
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
+from flax.training import train_state
 
 import also_optax
+from also_optax.integrations.flax import TrainState
 from tests import pages
 
 PAGES = pages.ROOT / "docs" / "integrations"
@@ -80,6 +86,54 @@ def test_a_linen_train_state_is_the_plain_loop_to_the_bit(page):
     assert jnp.abs(also_optax.group_weights(opt_state) - 0.5).max() > 0.05
     normalised = found["normalised_state"]
     assert int(normalised.step) == 5 and jnp.abs(normalised.batch_stats["BatchNorm_0"]["mean"]).max() > 1e-3
+
+
+def _linear_state(tx, params=None):
+    params = {"w": jnp.array([1.0, -2.0])} if params is None else params
+    return TrainState.create(apply_fn=lambda variables, x: x @ variables["params"]["w"], params=params, tx=tx)
+
+
+GRADS = {"w": jnp.array([0.5, 1.0])}
+
+
+def test_a_linen_train_state_of_a_plain_optimizer_is_that_of_flax():
+    ours = _linear_state(optax.adam(0.1))
+    theirs = train_state.TrainState.create(apply_fn=ours.apply_fn, params=ours.params, tx=ours.tx)
+    for extra_args in (None, {}, {"losses": jnp.ones(3), "value": 1.0}):  # it takes none, and is told none
+        ours, theirs = ours.apply_gradients(grads=GRADS, extra_args=extra_args), theirs.apply_gradients(grads=GRADS)
+        assert_equal((ours.step, ours.params, ours.opt_state), (theirs.step, theirs.params, theirs.opt_state))
+
+
+def test_a_linen_train_state_overwrites_with_gradients_what_flax_does():
+    params = {"params": {"w": jnp.array([1.0, -2.0])}, OVERWRITE_WITH_GRADIENT: {"scale": jnp.array(3.0)}}
+    state = _linear_state(also_optax.rgd(0.1), params)
+    grads = {"params": GRADS, OVERWRITE_WITH_GRADIENT: {"scale": jnp.array(7.0)}}
+    state = state.apply_gradients(grads=grads, extra_args={"losses": jnp.ones(3)})
+    assert state.params[OVERWRITE_WITH_GRADIENT]["scale"] == 7
+    assert_close(state.params["params"]["w"], jnp.array([0.9, -2.1]))
+    assert int(state.opt_state[0].step) == 1
+
+
+def test_a_linen_train_state_says_what_the_rule_misses_and_replaces_fields():
+    state = _linear_state(also_optax.rgd(0.1))
+    with pytest.raises(TypeError, match=r"`reweight_by_rgd` needs the batch's `losses`.*rw\.extra_args"):
+        state.apply_gradients(grads=GRADS)
+    other = optax.sgd(1.0)
+    assert state.apply_gradients(grads=GRADS, extra_args={"losses": jnp.ones(3)}, tx=other).tx is other
+
+
+def test_without_flax_its_module_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flax.training", None)
+    monkeypatch.delitem(sys.modules, "also_optax.integrations.flax")
+    with pytest.raises(ImportError, match="needs Flax: `pip install flax`"):
+        importlib.import_module("also_optax.integrations.flax")
+
+
+def test_importing_the_package_imports_no_other_library():
+    others = {"flax", "equinox", "orbax", "grain", "tensorboardX"}
+    code = "import also_optax.integrations, sys; print(*(name.split('.')[0] for name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not others & set(done.stdout.split())
 
 
 def test_nnx_is_the_plain_loop(page):
