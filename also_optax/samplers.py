@@ -440,7 +440,7 @@ class GrainSampler:
 
     def __getitem__(self, index: int) -> Any:
         """The ``grain.RecordMetadata`` of an index: which example, and a generator for its random transformations."""
-        from grain import python as grain  # type: ignore[import-not-found,unused-ignore]
+        from grain import python as grain
 
         example, generator = self._draw(index)
         return grain.RecordMetadata(index=index, record_key=example, rng=generator)

@@ -16,8 +16,11 @@ PYTEST = ["pytest", "-q", "-n", "2", "--dist", "loadfile"]  # a file's tests sha
 IN_A_HURRY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 """Half of the compiler's work is left out, for tests that compile much and compute little; not so by night."""
 
-ROWS = ("contract", "meshes")
+ROWS = ("contract", "meshes", "accumulation")
 """Tests that every rule passes by a row."""
+
+PAGES = ("integrations", "migration")
+"""Programs of the documentation, in float32, each with a library's own loop to compile."""
 
 EXPERIMENTS = "tests/experiments"
 """Tests of what is under `benchmarks`: much to compile, and always float32."""
@@ -48,14 +51,14 @@ CHECKS = {
     "format": (["ruff", "format", "--check", "."], {}),
     "lint": (["ruff", "check", "."], {}),
     "types": (["mypy"], {}),
-    "float32": ([*PYTEST, *without(*ROWS), NO_EXPERIMENTS, NO_SITE], {}),
-    "rows": ([*PYTEST, *files(*ROWS), EXPERIMENTS], IN_A_HURRY),
+    "float32": ([*PYTEST, *without(*ROWS, *PAGES), NO_EXPERIMENTS, NO_SITE], {}),
+    "rows": ([*PYTEST, *files(*ROWS, *PAGES), EXPERIMENTS], IN_A_HURRY),
     "x64": ([*PYTEST, *files(*FLOAT64)], X64 | IN_A_HURRY),
     "docs": (["pytest", "-q", SITE], IN_A_HURRY),
 }
 NIGHTLY = {
     "float32-all": ([*PYTEST, *ALL, NO_SITE], {}),
-    "x64-all": ([*PYTEST, *ALL, *without(*OWN_PRECISION), NO_EXPERIMENTS, NO_SITE], X64),
+    "x64-all": ([*PYTEST, *ALL, *without(*OWN_PRECISION, *PAGES), NO_EXPERIMENTS, NO_SITE], X64),
 }
 
 

@@ -1,18 +1,13 @@
 """The example of docs/methods.md runs as it stands, and does what is said of it."""
 
-import re
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "methods.md").read_text()
+from tests import pages
 
 
 def test_two_stages_weigh_examples_after_the_switch_and_freeze_the_lower_layers():
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    namespace = {}
-    exec(compile(block, "docs/methods.md", "exec"), namespace)
+    namespace = pages.run(pages.ROOT / "docs" / "methods.md")
     before, after = namespace["at_switch"], namespace["params"]
     np.testing.assert_array_equal(before["hidden"], after["hidden"])
     assert jnp.abs(before["last"] - after["last"]).max() > 1e-3

@@ -13,12 +13,12 @@ import also_optax
 TRAJECTORIES = pathlib.Path(__file__).parent / "reference" / "also_official_trajectories.npz"
 
 
-def _load(case):
+def load(case):
     with np.load(TRAJECTORIES) as archive:
         return {key.split("/")[1]: archive[key] for key in archive.files if key.startswith(f"{case}/")}
 
 
-def _train(tx, official):
+def train(tx, official):
     """Parameters, pi and losses after each step, from parameters of zero."""
     x, y, groups = (jnp.asarray(official[name]) for name in ("X", "y", "groups"))
 
@@ -44,7 +44,7 @@ def _train(tx, official):
 
 @pytest.mark.parametrize("case", ["da_groups", "da_prior", "opt_groups", "opt_samples"])
 def test_also_walks_the_path_of_the_authors_code(x64, case):
-    official = _load(case)
+    official = load(case)
     looks_ahead = str(official["mode"]) == "optimistic"
     tx = also_optax.also(
         float(official["lr"]),
@@ -58,7 +58,7 @@ def test_also_walks_the_path_of_the_authors_code(x64, case):
         weight_decay=float(official["wd"]),
     )
 
-    params, pi, losses = _train(tx, official)
+    params, pi, losses = train(tx, official)
 
     assert params.dtype == jnp.float64
     np.testing.assert_allclose(params, official["params"], rtol=0, atol=1e-10)
@@ -69,6 +69,6 @@ def test_also_walks_the_path_of_the_authors_code(x64, case):
 def test_the_authors_trajectories_go_somewhere():
     """Else agreement with them would show nothing."""
     for case in ("da_groups", "da_prior", "opt_groups", "opt_samples"):
-        official = _load(case)
+        official = load(case)
         assert np.abs(official["params"][-1]).max() > 0.1
         assert np.abs(official["pi"][-1] - official["prior"]).max() > 1e-2

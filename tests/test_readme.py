@@ -1,23 +1,18 @@
 """README's example runs as it stands, and its commands are those of the gate."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 
 import also_optax
+from tests import pages
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = pages.ROOT
 README = (ROOT / "README.md").read_text()
 
 
 def test_the_examples_run_one_after_the_other():
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert blocks
-    namespace = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
-    opt_state = namespace["opt_state"]
+    opt_state = pages.run(ROOT / "README.md")["opt_state"]
     np.testing.assert_allclose(also_optax.group_weights(opt_state).sum(), 1, atol=1e-6)
     common, rare = also_optax.diagnostics(opt_state)["group_losses"]
     np.testing.assert_allclose(common, rare, rtol=0.02)  # what the example is for: neither group is worse off
@@ -36,5 +31,4 @@ def test_every_public_name_is_listed():
 
 
 def test_every_link_to_a_file_leads_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    pages.assert_links_lead_somewhere(ROOT / "README.md")
