@@ -24,8 +24,8 @@ class Play(NamedTuple):
         """Which entries count."""
         ids = self.groups.reshape(self.groups.shape + (1,) * (self.losses.ndim - self.groups.ndim))
         where = self.where.reshape(ids.shape)
-        beyond = False if num_groups is None else ids >= num_groups
-        return where & (ids >= 0) & ~beyond & np.isfinite(self.losses.astype(np.float64))
+        known = ids < (np.inf if num_groups is None else num_groups)
+        return where & (ids >= 0) & known & np.isfinite(self.losses.astype(np.float64))
 
     def tokens(self) -> "Play":
         """The same entries as ``[STEPS, SIZE / 2, 2]``, of which pairs share an id."""
