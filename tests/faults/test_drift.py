@@ -50,6 +50,13 @@ def tilts_in_float64(name):
     return tilt - np.log(prior @ np.exp(tilt - tilt.max())) - tilt.max()
 
 
+def rounding(dual_learning_rate, kl_penalty):
+    """How far roundings of u walk at random before the pull forgets them: u itself holds the mean loss, of about 1."""
+    pull = dual_learning_rate * kl_penalty
+    steps = min(STEPS, 1 / pull) if pull else STEPS
+    return np.finfo(np.float32).eps * dual_learning_rate * steps * np.sqrt(steps)
+
+
 @pytest.mark.parametrize("lazy", [False, True], ids=["all", "lazy"])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_after_a_million_steps_also_is_where_float64_is(name, lazy):
@@ -70,7 +77,7 @@ def test_after_a_million_steps_also_is_where_float64_is(name, lazy):
     found = np.log(pi) - np.log(problems.PRIOR / problems.PRIOR.sum())
     expected = tilts_in_float64(name)
     assert np.ptp(expected) > 1e-3
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 + rounding(**SETTINGS[name]))
 
 
 @pytest.mark.parametrize(
