@@ -215,7 +215,7 @@ def rule_transformation(
     name: str,
     init: Callable[[Any, jax.Array], Any],
     hyperparams: Any,
-    axis_name: AxisName,
+    axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A gradient transformation that leaves the updates alone and moves an adversary.
 

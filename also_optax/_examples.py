@@ -4,9 +4,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from also_optax._hyperparams import saturated, statistics_dtype
+
+LARGEST_ID = 2**31 - 1
+"""Of int32, and at least the number of groups: it is of no group."""
 
 
 class Examples(NamedTuple):
@@ -85,7 +89,7 @@ def as_examples(
             raise TypeError(f"`where` must be a bool mask, got dtype {where.dtype}. Pass `mask.astype(bool)`.")
         eligible &= _like_losses("where", where, losses)
     if groups is not None:
-        groups = jnp.asarray(groups)
+        groups = as_ids(groups)
         if not jnp.issubdtype(groups.dtype, jnp.integer):
             raise TypeError(f"`groups` must be integer ids, got dtype {groups.dtype}.")
         if groups.dtype.itemsize < 4:  # G itself may not fit into a narrow dtype, and would wrap
@@ -112,6 +116,14 @@ def no_examples() -> Examples:
         valid=jnp.zeros((0,), bool),
         rejected=jnp.zeros((0,), bool),
     )
+
+
+def as_ids(groups: ArrayLike) -> jax.Array:
+    """`groups` as an array: JAX would wrap ids of 64 bits that do not fit into 32, and those of no group be of one."""
+    if isinstance(groups, np.ndarray) and groups.dtype.kind in "iu" and groups.dtype.itemsize == 8:
+        groups = np.minimum(groups, LARGEST_ID)
+        groups = np.maximum(groups, -1) if groups.dtype.kind == "i" else groups
+    return jnp.asarray(groups)
 
 
 def expand_like(array: jax.Array, losses: jax.Array) -> jax.Array:

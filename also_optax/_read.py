@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from also_optax._base import AxisName, Reweighted, Statistics, examples_for, is_rule_state, pooled
+from also_optax._examples import as_ids
 
 
 def find_rule_state(opt_state: Any) -> Any:
@@ -95,7 +96,7 @@ def reweight(
         statistics = _observe(state, examples, axis_name)
     weights = jnp.where(examples.valid, state.weigh(statistics, examples), 0)
     # A product past the largest float would make the loss infinite; the weight gives way, the loss is obeyed.
-    largest = jnp.finfo(weights.dtype).max / max(weights.size, 1)
+    largest = jnp.finfo(weights.dtype).max / (2 * max(weights.size, 1))  # half, because each product may be rounded up
     losses = jnp.asarray(losses)
     counted = jnp.where(examples.valid, losses.astype(weights.dtype), 0)
     weights = jnp.minimum(weights, largest / jnp.maximum(jnp.abs(counted), 1))
@@ -103,7 +104,8 @@ def reweight(
     loss = (weights * counted).sum() / jnp.maximum(statistics.count, 1)
     losses = jax.lax.stop_gradient(losses)
     groups, where, reference_losses = (
-        None if part is None else jax.lax.stop_gradient(jnp.asarray(part)) for part in (groups, where, reference_losses)
+        None if part is None else jax.lax.stop_gradient(jnp.asarray(part))
+        for part in (None if groups is None else as_ids(groups), where, reference_losses)
     )
     if getattr(state, "keeps_still", False):  # a table that is written only after it was read is not copied
         losses = jnp.where(jnp.isnan(weights), weights.astype(losses.dtype), losses)

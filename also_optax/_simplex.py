@@ -168,14 +168,16 @@ def adversary_gap(
     """
     log_pi = log_weights(log_prior, tilt, log_normalizer)
     worst = highest(log_prior, losses)
-    safe_penalty = jnp.where(penalty > 0, penalty, 1)
-    best = jnp.maximum((losses - worst) / safe_penalty, -LARGEST)
-    best = jnp.where(jnp.isneginf(log_prior), 0, best)
+    below = jnp.where(jnp.isneginf(log_prior), 0, worst - losses)
+    has_penalty = (penalty > 0) & (jnp.max(below) <= LARGEST * penalty)  # else it is nothing beside the losses
+    safe_penalty = jnp.where(has_penalty, penalty, 1)
+    # A compiler may work out the losses for each use, and round them differently: none is above the worst.
+    best = jnp.clip(-below / safe_penalty, -LARGEST, 0)
     best_normalizer = log_partition(log_prior, best)
     log_ratio = normalized(tilt, log_normalizer) - normalized(best, best_normalizer)
     penalised = safe_penalty * _kl_divergence(log_pi, log_weights(log_prior, best, best_normalizer), log_ratio)
     plain = jnp.sum(jnp.exp(log_pi) * (worst - losses))
-    return jnp.maximum(jnp.where(penalty > 0, penalised, plain), 0)
+    return jnp.maximum(jnp.where(has_penalty, penalised, plain), 0)
 
 
 def kl_terms(weights: jax.Array) -> jax.Array:

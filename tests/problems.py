@@ -8,6 +8,16 @@ import numpy as np
 import optax
 
 import also_optax
+from also_optax.testing import _problem
+from also_optax.testing._problem import (  # noqa: F401 (the contract's, for other tests too)
+    Batch,
+    batch_at,
+    init_params,
+    loss_and_grads,
+    losses_of,
+    train,
+    train_step,
+)
 from tests import reference
 
 NUM_GROUPS = 3
@@ -16,43 +26,9 @@ START = np.array([0.3, 0.1, -0.2, -0.4])
 PRIOR = np.array([0.2, 0.3, 0.5])
 
 
-class Batch(NamedTuple):
-    """Regression examples in unequal groups."""
-
-    x: jax.Array
-    y: jax.Array
-    groups: jax.Array
-    where: jax.Array
-
-
 def batches(steps: int, size: int = 8, seed: int = 0) -> Batch:
     """`steps` batches, stacked: no group is in all of them, and some entries are masked."""
-    rng = np.random.default_rng(seed)
-    groups = rng.choice(NUM_GROUPS, p=FREQUENCIES, size=(steps, size))
-    x = rng.normal(size=(steps, size, 3)) + groups[..., None]
-    y = x @ np.array([1.0, -2.0, 0.5]) + rng.normal(size=(steps, size)) * (1 + groups) + 0.7
-    return Batch(
-        jnp.asarray(x, float),
-        jnp.asarray(y, float),
-        jnp.asarray(groups, jnp.int32),
-        jnp.asarray(rng.random((steps, size)) < 0.8),
-    )
-
-
-def batch_at(stacked: Batch, step: int) -> Batch:
-    return jax.tree.map(lambda leaf: leaf[step], stacked)
-
-
-def init_params(dtype: Any = float) -> dict[str, jax.Array]:
-    return {"w": jnp.array([0.3, -0.1, 0.2], dtype), "b": jnp.array(0.1, dtype)}
-
-
-def losses_of(params: dict[str, jax.Array], batch: Batch) -> jax.Array:
-    """Squared errors, ``[B]``."""
-    return (batch.x.astype(params["w"].dtype) @ params["w"] + params["b"] - batch.y.astype(params["b"].dtype)) ** 2
-
-
-loss_and_grads = also_optax.value_and_grad(losses_of)
+    return _problem.batches(FREQUENCIES, steps, size, seed)
 
 
 def outside(tree: Any) -> Any:
@@ -76,22 +52,6 @@ def outside(tree: Any) -> Any:
         return {"rule": rule, "log_weights": log_weights}
 
     return jax.tree.map(of, tree, is_leaf=is_rule)
-
-
-def train_step(tx: optax.GradientTransformation, params: Any, opt_state: Any, batch: Batch) -> tuple[Any, Any]:
-    (_, rw), grads = loss_and_grads(params, opt_state, batch, groups=batch.groups, where=batch.where)
-    updates, opt_state = tx.update(grads, opt_state, params, **rw.extra_args)
-    return optax.apply_updates(params, updates), opt_state
-
-
-def train(tx: optax.GradientTransformation, stacked: Batch, params: Any = None) -> tuple[Any, Any]:
-    """Parameters and state after all batches, in one scan."""
-    params = init_params() if params is None else params
-
-    def body(carry: Any, batch: Batch) -> tuple[Any, None]:
-        return train_step(tx, *carry, batch), None
-
-    return jax.jit(lambda carry: jax.lax.scan(body, carry, stacked)[0])((params, tx.init(params)))
 
 
 def trajectory(tx: Any, problem: Any, *, reweighted: bool = True) -> reference.Trajectory:

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import also_optax
-from tests import reference
+from tests import problems, reference
 from tests.problems import START, trajectory
 from tests.reference import absgd as reference_absgd
 
@@ -374,3 +374,15 @@ def test_losses_of_1e30_leave_a_finite_state(max_log_ratio):
     assert np.isfinite(weights).all() and (weights >= 0).all()
     assert (np.abs(robust_value) <= 1.001e30).all()
     np.testing.assert_allclose(weights[:, 0].mean(axis=1), 1, rtol=1e-5)  # of the first visits
+
+
+def test_a_grid_of_averaging_rates_up_to_one_trains_under_one_vmap():
+    stacked, rates = problems.batches(steps=4), jnp.array([0.1, 0.4, 1.0])
+    together = jax.vmap(lambda rate: problems.train(_with_rate(rate), stacked))(rates)
+    alone = problems.train(_with_rate(1.0), stacked)
+    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(one[2], other, rtol=2e-5, atol=1e-6)
+
+
+def _with_rate(rate):
+    return also_optax.absgd(0.01, temperature=3.0, averaging_rate=rate)

@@ -13,7 +13,7 @@ import also_optax
 from also_optax import spectra
 from tests import problems
 from tests.reference import chi2, cvar, kl_cvar, spectral_risk
-from tests.test_contract import RULES
+from tests.rows import RULES
 
 SIZE = 24
 INSTANCES = 240

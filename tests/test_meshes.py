@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import also_optax
 from tests import problems
-from tests.test_contract import ALSO, OPTIMIZERS, RULES, Row, by_scores, with_sgd
+from tests.rows import ALSO, OPTIMIZERS, RULES, Row, by_scores, with_sgd
 
 STEPS, SIZE = 200, 16
 NUM_TABLE_ENTRIES = 8  # every mesh divides it
