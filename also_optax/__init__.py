@@ -6,7 +6,7 @@ the primal step of its paper: :func:`also`, :func:`absgd`, :func:`abadam`, :func
 :func:`tilted`.
 """
 
-from also_optax import contrib, divergences, losses, plotting, samplers, spectra
+from also_optax import checkpoints, contrib, divergences, losses, plotting, samplers, spectra
 from also_optax._accumulation import MultiStepsState, multi_steps
 from also_optax._alias import abadam, absgd, also, cvar, group_dro, rgd, tilted
 from also_optax._base import Reweighted
@@ -49,6 +49,7 @@ __all__ = [
     "abadam",
     "absgd",
     "also",
+    "checkpoints",
     "contrib",
     "cvar",
     "diagnostics",

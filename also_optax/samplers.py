@@ -36,6 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from also_optax._bits import mixed
 from also_optax._hyperparams import check_count, check_scalar, statistics_dtype
 
 SMALL = 2**12
@@ -349,8 +350,8 @@ def _shuffled(key: jax.Array, positions: jax.Array, num_examples: int) -> jax.Ar
     def permute(values: jax.Array) -> jax.Array:
         right, left = values & low_mask, values >> np.uint32(low)
         for of_left, of_right in round_keys:
-            left = left ^ (_mixed(right ^ of_left) & high_mask)
-            right = right ^ (_mixed(left ^ of_right) & low_mask)
+            left = left ^ (mixed(right ^ of_left) & high_mask)
+            right = right ^ (mixed(left ^ of_right) & low_mask)
         return left << np.uint32(low) | right
 
     def outside(values: jax.Array) -> jax.Array:
@@ -362,13 +363,6 @@ def _shuffled(key: jax.Array, positions: jax.Array, num_examples: int) -> jax.Ar
         permute(positions.astype(jnp.uint32)),
     )
     return inside.astype(jnp.int32)
-
-
-def _mixed(bits: jax.Array) -> jax.Array:
-    """A hash of 32 bits in which each bit depends on all (the end of MurmurHash3)."""
-    bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    bits = (bits ^ (bits >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return bits ^ (bits >> np.uint32(16))
 
 
 class GrainSampler:
