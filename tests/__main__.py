@@ -22,7 +22,7 @@ ROWS = ("contract", "meshes")
 EXPERIMENTS = "tests/experiments"
 """Tests of what is under `benchmarks`: much to compile, and always float32."""
 
-OWN_PRECISION = ("sharding", "optima", "notebooks", "plotting")
+OWN_PRECISION = ("sharding", "optima", "notebooks", "plotting", "packaging")
 """Tests that turn float64 on where they need it, or do not look at numbers."""
 
 X64 = {"JAX_ENABLE_X64": "1"}
