@@ -71,6 +71,13 @@ def highest(log_prior: jax.Array, values: jax.Array) -> jax.Array:
     return jnp.max(jnp.where(jnp.isneginf(log_prior), -jnp.inf, values))
 
 
+def below_highest(log_prior: jax.Array, values: jax.Array) -> jax.Array:
+    """`values`, ``[G]``, less the highest of positive prior."""
+    top = highest(log_prior, values)
+    # A compiler may work out `values` for each of its uses, and round them differently: the top is 0 by definition.
+    return jnp.where(values == top, 0, values - top)
+
+
 def log_partition(log_prior: jax.Array, tilt: jax.Array) -> LogNormalizer:
     """The tilt's normaliser."""
     peak = highest(log_prior, tilt)
@@ -169,7 +176,7 @@ def adversary_gap(
     log_pi = log_weights(log_prior, tilt, log_normalizer)
     worst = highest(log_prior, losses)
     safe_penalty = jnp.where(penalty > 0, penalty, 1)
-    best = jnp.maximum((losses - worst) / safe_penalty, -LARGEST)
+    best = jnp.maximum(below_highest(log_prior, losses) / safe_penalty, -LARGEST)
     best = jnp.where(jnp.isneginf(log_prior), 0, best)
     best_normalizer = log_partition(log_prior, best)
     log_ratio = normalized(tilt, log_normalizer) - normalized(best, best_normalizer)
