@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 120
+SECONDS = 900
 """No process lives longer."""
 
 
