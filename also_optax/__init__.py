@@ -6,7 +6,7 @@ the primal step of its paper: :func:`also`, :func:`absgd`, :func:`abadam`, :func
 :func:`tilted`.
 """
 
-from also_optax import base, contrib, divergences, losses, plotting, samplers, spectra, testing
+from also_optax import base, checkpoints, contrib, divergences, losses, plotting, samplers, spectra, testing
 from also_optax._accumulation import MultiStepsState, multi_steps
 from also_optax._alias import abadam, absgd, also, cvar, group_dro, rgd, tilted
 from also_optax._base import Reweighted
@@ -50,6 +50,7 @@ __all__ = [
     "absgd",
     "also",
     "base",
+    "checkpoints",
     "contrib",
     "cvar",
     "diagnostics",

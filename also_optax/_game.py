@@ -58,7 +58,7 @@ def _gap_in_ball(
     The worst case is that of a penalty, :math:`p^* \propto \hat\pi e^{L/\tau}`, so the gap is the penalty's plus
     :math:`\tau (\mathrm{KL}(p^*\|\hat\pi) - \mathrm{KL}(\pi\|\hat\pi))`, and none of its terms is negative.
     """
-    below_worst = losses - _simplex.highest(log_prior, losses)
+    below_worst = _simplex.below_highest(log_prior, losses)
     scale = _strength.largest_scale(log_prior, below_worst, bound, losses.size, LARGEST)
     penalty = jnp.where(scale < LARGEST, 1 / jnp.maximum(scale, 1 / LARGEST), 0)  # 0: the worst group alone is inside
     worst = _strength.scaled(below_worst, scale)

@@ -4,12 +4,16 @@ A rule keeps the current value of each of its hyperparameters in its state, beca
 state. At the end of step t it stores the values for step t + 1, so a schedule gives the same value to both sides.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+Table = ArrayLike | Sequence[float]
+"""A number for each group, class or example; JAX's `ArrayLike` has no lists."""
 
 LARGEST = 1e30
 """Statistics saturate at this magnitude, so that sums of finite numbers stay finite in float32."""

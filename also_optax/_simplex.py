@@ -71,6 +71,13 @@ def highest(log_prior: jax.Array, values: jax.Array) -> jax.Array:
     return jnp.max(jnp.where(jnp.isneginf(log_prior), -jnp.inf, values))
 
 
+def below_highest(log_prior: jax.Array, values: jax.Array) -> jax.Array:
+    """`values`, ``[G]``, less the highest of positive prior."""
+    top = highest(log_prior, values)
+    # A compiler may work out `values` for each of its uses, and round them differently: the top is 0 by definition.
+    return jnp.where(values >= top, 0, values - top)
+
+
 def log_partition(log_prior: jax.Array, tilt: jax.Array) -> LogNormalizer:
     """The tilt's normaliser."""
     peak = highest(log_prior, tilt)
@@ -168,11 +175,10 @@ def adversary_gap(
     """
     log_pi = log_weights(log_prior, tilt, log_normalizer)
     worst = highest(log_prior, losses)
-    below = jnp.where(jnp.isneginf(log_prior), 0, worst - losses)
-    has_penalty = (penalty > 0) & (jnp.max(below) <= LARGEST * penalty)  # else it is nothing beside the losses
+    below = jnp.where(jnp.isneginf(log_prior), 0, below_highest(log_prior, losses))
+    has_penalty = (penalty > 0) & (-jnp.min(below) <= LARGEST * penalty)  # else it is nothing beside the losses
     safe_penalty = jnp.where(has_penalty, penalty, 1)
-    # A compiler may work out the losses for each use, and round them differently: none is above the worst.
-    best = jnp.clip(-below / safe_penalty, -LARGEST, 0)
+    best = jnp.maximum(below / safe_penalty, -LARGEST)
     best_normalizer = log_partition(log_prior, best)
     log_ratio = normalized(tilt, log_normalizer) - normalized(best, best_normalizer)
     penalised = safe_penalty * _kl_divergence(log_pi, log_weights(log_prior, best, best_normalizer), log_ratio)

@@ -33,10 +33,10 @@ import optax
 from jax.typing import ArrayLike
 
 from also_optax import _groups
-from also_optax._hyperparams import LARGEST, LARGEST_LOG, check_scalar, statistics_dtype
+from also_optax._hyperparams import LARGEST, LARGEST_LOG, Table, check_scalar, statistics_dtype
 
 
-def class_balanced_weights(class_counts: ArrayLike, beta: ArrayLike = 0.9999) -> jax.Array:
+def class_balanced_weights(class_counts: Table, beta: ArrayLike = 0.9999) -> jax.Array:
     r"""Weights of classes by their effective number of examples, :math:`(1 - \beta)/(1 - \beta^{n_k})`.
 
     Scaled to a mean of 1 over the *classes* that have examples, as the authors' code does (its sum is K); over the
@@ -77,7 +77,7 @@ def class_balanced_weights(class_counts: ArrayLike, beta: ArrayLike = 0.9999) ->
     return weights * (present.sum() / jnp.maximum(weights.sum(), jnp.finfo(weights.dtype).tiny))
 
 
-def inverse_frequency_weights(class_counts: ArrayLike) -> jax.Array:
+def inverse_frequency_weights(class_counts: Table) -> jax.Array:
     """Weights of classes that are inverse to their number of examples, with a mean of 1 over classes.
 
     It is ``class_balanced_weights(class_counts, beta=1)``: each class then has the same share of the loss.
@@ -102,10 +102,10 @@ def inverse_frequency_weights(class_counts: ArrayLike) -> jax.Array:
 def ldam_loss(
     logits: ArrayLike,
     labels: ArrayLike,
-    class_counts: ArrayLike,
+    class_counts: Table,
     max_margin: ArrayLike = 0.5,
     scale: ArrayLike = 30.0,
-    class_weights: ArrayLike | None = None,
+    class_weights: Table | None = None,
 ) -> jax.Array:
     r"""Cross-entropy with a margin that is larger for rarer classes.
 
@@ -163,7 +163,7 @@ def ldam_loss(
 
 
 def logit_adjusted_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, class_frequencies: ArrayLike, tau: ArrayLike = 1.0
+    logits: ArrayLike, labels: ArrayLike, class_frequencies: Table, tau: ArrayLike = 1.0
 ) -> jax.Array:
     r"""Cross-entropy of ``logits + tau * log(class_frequencies)``: what is learnt is then balanced.
 

@@ -36,7 +36,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from also_optax._hyperparams import check_count, check_scalar, statistics_dtype
+from also_optax._bits import mixed
+from also_optax._hyperparams import Table, check_count, check_scalar, statistics_dtype
 
 SMALL = 2**12
 """Up to so many examples an epoch is shuffled by sorting; beyond, each entry of it is worked out by itself."""
@@ -134,7 +135,7 @@ class GroupIndex(NamedTuple):
     present: jax.Array
 
 
-def group_index(groups: ArrayLike, num_groups: int) -> GroupIndex:
+def group_index(groups: Table, num_groups: int) -> GroupIndex:
     """The table of the examples of each group, made once.
 
     Args:
@@ -173,7 +174,7 @@ def group_index(groups: ArrayLike, num_groups: int) -> GroupIndex:
 
 
 def group_balanced(
-    key: jax.Array, index: GroupIndex, batch_size: int, *, group_weights: ArrayLike | None = None
+    key: jax.Array, index: GroupIndex, batch_size: int, *, group_weights: Table | None = None
 ) -> jax.Array:
     """Draws a group, then one of its examples uniformly, with replacement.
 
@@ -252,7 +253,7 @@ def upsampling(key: jax.Array, index: GroupIndex, batch_size: int, *, strength: 
     return group_balanced(key, index, batch_size, group_weights=upsampling_frequencies(index.counts, strength))
 
 
-def upsampling_frequencies(counts: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
+def upsampling_frequencies(counts: Table, strength: ArrayLike = 1.0) -> jax.Array:
     """The chance of each group under :func:`upsampling`, ``[G]``; 0 where a group has no examples.
 
     Args:
@@ -349,8 +350,8 @@ def _shuffled(key: jax.Array, positions: jax.Array, num_examples: int) -> jax.Ar
     def permute(values: jax.Array) -> jax.Array:
         right, left = values & low_mask, values >> np.uint32(low)
         for of_left, of_right in round_keys:
-            left = left ^ (_mixed(right ^ of_left) & high_mask)
-            right = right ^ (_mixed(left ^ of_right) & low_mask)
+            left = left ^ (mixed(right ^ of_left) & high_mask)
+            right = right ^ (mixed(left ^ of_right) & low_mask)
         return left << np.uint32(low) | right
 
     def outside(values: jax.Array) -> jax.Array:
@@ -362,13 +363,6 @@ def _shuffled(key: jax.Array, positions: jax.Array, num_examples: int) -> jax.Ar
         permute(positions.astype(jnp.uint32)),
     )
     return inside.astype(jnp.int32)
-
-
-def _mixed(bits: jax.Array) -> jax.Array:
-    """A hash of 32 bits in which each bit depends on all (the end of MurmurHash3)."""
-    bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    bits = (bits ^ (bits >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return bits ^ (bits >> np.uint32(16))
 
 
 class GrainSampler:
@@ -411,8 +405,8 @@ class GrainSampler:
         num_draws: int | None = None,
         *,
         num_examples: int | None = None,
-        groups: ArrayLike | None = None,
-        group_weights: ArrayLike | None = None,
+        groups: Table | None = None,
+        group_weights: Table | None = None,
         seed: int = 0,
     ):
         if (num_examples is None) == (groups is None):
@@ -470,7 +464,7 @@ class GrainSampler:
         return int(self._order[self._starts[group] + generator.integers(self._counts[group])]), generator
 
 
-def _chances(counts: np.ndarray, group_weights: ArrayLike | None) -> np.ndarray:
+def _chances(counts: np.ndarray, group_weights: Table | None) -> np.ndarray:
     """The chance of each group in float64, ``[G]``; 0 where it has no examples."""
     weights = np.ones(counts.size) if group_weights is None else np.asarray(group_weights, np.float64)
     if weights.shape != counts.shape or not (np.isfinite(weights).all() and (weights >= 0).all()):

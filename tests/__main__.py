@@ -31,7 +31,7 @@ EXPERIMENTS = "tests/experiments"
 SITE = "tests/site"
 """Tests of the site of `docs`, which build it first: in one process."""
 
-OWN_PRECISION = ("sharding", "optima", "notebooks", "plotting")
+OWN_PRECISION = ("sharding", "optima", "notebooks", "plotting", "packaging")
 """Tests that turn float64 on where they need it, or do not look at numbers."""
 
 X64 = {"JAX_ENABLE_X64": "1"}

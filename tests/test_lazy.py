@@ -13,6 +13,9 @@ from also_optax import _histogram
 from also_optax._histogram import Window
 
 B = 64
+WITHOUT_TEMPORARIES = pytest.mark.skipif(
+    jax.__version_info__ < (0, 9), reason="the compiler of jax 0.8 keeps a temporary of the table's size"
+)
 
 
 def dense(batches, losses, prior, eta, tau, optimism):
@@ -255,7 +258,7 @@ def test_a_schedule_is_followed():
 
 
 @pytest.mark.parametrize("optimism", [0, 1.0])
-@pytest.mark.parametrize("lazy", [True, False])
+@pytest.mark.parametrize("lazy", [True, pytest.param(False, marks=WITHOUT_TEMPORARIES)])
 def test_no_step_copies_a_table(lazy, optimism):
     """Donated tables are changed where they are, in a step that reads the weights before and in one that does not."""
     size = 2_000_003

@@ -185,7 +185,7 @@ def mirror_prox(
         )
         ascent = saturated(eta * _ahead(point.losses, carry.previous_losses, alpha))
         tilt = _simplex.prox_step(point.tilt, ascent, eta * tau)
-        tilt = tilt - _simplex.highest(log_prior, tilt)
+        tilt = _simplex.below_highest(log_prior, tilt)
         new = evaluate(moved, tilt)
         diverged = ~jnp.isfinite(new.gap)
         kept = jax.tree.map(lambda new, old: jnp.where(diverged, old, new), new, point)

@@ -177,9 +177,7 @@ class AlsoState(NamedTuple):
         step_size, penalty = self.hyperparams.dual_learning_rate, self.hyperparams.kl_penalty
         ascent = saturated(step_size * ascent_direction)
         tilt = _simplex.prox_step(self.tilt, ascent, step_size * penalty)
-        top = _simplex.highest(self.log_prior, tilt)
-        # A compiler may work out `tilt` for each of its uses, and round them differently: the top is 0 by definition.
-        tilt = jnp.where(tilt == top, 0, tilt - top)
+        tilt = _simplex.below_highest(self.log_prior, tilt)
         if (bound := self.hyperparams.bound) is not None:
             tilt = tilt * _strength.largest_scale(self.log_prior, tilt, bound, self.num_groups, 1)
         if (min_weight := self.hyperparams.min_weight) is not None:
