@@ -139,7 +139,7 @@ class Reweighted(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Statistics that are sums over examples.
+    """Statistics that are sums over examples; :func:`sums_of` makes them.
 
     Attributes:
       count: how many examples counted, scalar.
@@ -169,7 +169,16 @@ def is_rule_state(node: Any) -> bool:
 
 
 def counts(examples: Examples) -> tuple[jax.Array, jax.Array]:
-    """How many examples count and how many are rejected, in the dtype of the statistics."""
+    """How many examples count and how many are rejected, in the dtype of the statistics.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from also_optax import base
+      >>> valid, rejected = jnp.array([True, True, False]), jnp.array([False, False, True])
+      >>> count, refused = base.counts(base.Examples(jnp.zeros(3), None, valid, rejected))
+      >>> print(count, refused)
+      2.0 1.0
+    """
     both = jnp.stack([examples.valid, examples.rejected])
     count, rejected = both.sum(axis=tuple(range(1, both.ndim)), dtype=examples.losses.dtype)
     return count, rejected
@@ -229,6 +238,32 @@ def rule_transformation(
     Returns:
       A transformation whose update takes ``losses`` (with ``groups``, ``where`` and ``reference_losses``) or
       ``statistics`` of them.
+
+    Examples:
+      A rule without a memory:
+
+      >>> import jax, jax.numpy as jnp, also_optax
+      >>> from typing import Any, NamedTuple
+      >>> class Hyperparams(NamedTuple):
+      ...     max_loss: Any
+      >>> class State(NamedTuple):
+      ...     step: jax.Array
+      ...     rejected: jax.Array
+      ...     hyperparams: Hyperparams
+      ...     num_groups = None
+      ...     def observe(self, examples):
+      ...         return also_optax.base.Sums(*also_optax.base.counts(examples))
+      ...     def advance(self, statistics):
+      ...         return self
+      ...     def weigh(self, statistics, examples):
+      ...         return jnp.exp(jnp.clip(examples.losses, 0, 1))
+      ...     def diagnostics(self):
+      ...         return {"rejected": self.rejected}
+      >>> def init(hyperparams, step):
+      ...     return State(step, jnp.zeros([], jnp.int32), hyperparams)
+      >>> tx = also_optax.base.rule_transformation("reweight_by_exp", init, Hyperparams(jnp.inf))
+      >>> print(also_optax.example_weights(tx.init(None), jnp.array([0.0, 5.0])))
+      [1.        2.7182817]
     """
 
     check_scalar("max_loss", hyperparams.max_loss, "a number, not NaN", lambda v: v == v)

@@ -22,6 +22,14 @@ class Examples(NamedTuple):
       groups: ids in ``[0, G)``, of a leading shape of `losses`; None where the user gave none.
       valid: the entries that count, ``[B, ...]``: finite, not padding, id and loss in range.
       rejected: the entries that should have counted but cannot, ``[B, ...]``.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from also_optax import base
+      >>> valid = jnp.array([True, True, False])  # the last one is padding
+      >>> examples = base.Examples(jnp.array([1.0, 2.0, 0.0]), jnp.array([0, 1, 0]), valid, jnp.zeros(3, bool))
+      >>> print(examples.each(examples.groups))
+      [0 1 0]
     """
 
     losses: jax.Array

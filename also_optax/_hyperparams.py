@@ -33,7 +33,14 @@ def statistics_dtype() -> jnp.dtype:
 
 
 def saturated(values: jax.Array, largest: float = LARGEST) -> jax.Array:
-    """`values`, no larger than `largest` in magnitude."""
+    """`values`, no larger than `largest` in magnitude.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from also_optax import base
+      >>> bool(jnp.isfinite(jnp.exp(base.saturated(jnp.array(-jnp.inf)))))
+      True
+    """
     return jnp.clip(values, -largest, largest)
 
 
@@ -54,6 +61,13 @@ def check_scalar(name: str, value: Any, requirement: str, holds: Callable[[float
     Raises:
       TypeError: if `value` is not a number at all.
       ValueError: if `value` is an array with more than one entry, or `holds` is false of it.
+
+    Examples:
+      >>> from also_optax import base
+      >>> base.check_scalar("temperature", -1.0, "above 0", lambda value: value > 0)
+      Traceback (most recent call last):
+      ...
+      ValueError: `temperature` must be above 0, got -1.0.
     """
     if callable(value) or isinstance(value, jax.core.Tracer):
         return

@@ -16,23 +16,20 @@ PYTEST = ["pytest", "-q", "-n", "2", "--dist", "loadfile"]  # a file's tests sha
 IN_A_HURRY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 """Half of the compiler's work is left out, for tests that compile much and compute little; not so by night."""
 
-ROWS = ("contract", "meshes", "accumulation")
-"""Tests that every rule passes by a row."""
-
-PAGES = ("integrations", "migration")
-"""Programs of the documentation, in float32, each with a library's own loop to compile."""
-
-FAULTS = "tests/faults"
-"""Whatever a batch may hold, for every rule."""
-
-EXPERIMENTS = "tests/experiments"
-"""Tests of what is under `benchmarks`: much to compile, and always float32."""
-
 SITE = "tests/site"
 """Tests of the site of `docs`, which build it first: in one process."""
 
-OWN_PRECISION = ("sharding", "optima", "notebooks", "plotting", "packaging")
-"""Tests that turn float64 on where they need it, or do not look at numbers."""
+EXPERIMENTS = "tests/experiments"
+"""Tests of what is under `benchmarks`: always float32."""
+
+COMPILED = ("lazy", "optima", "fixed_points")
+"""Tests that look at compiled programs, or compute long enough for the compiler's work to pay."""
+
+OWN_PRECISION = ("sharding", "optima", "notebooks", "plotting", "packaging", "integrations", "migration")
+"""Tests that turn float64 on where they need it, do not look at numbers, or run programs that are in float32."""
+
+ONCE = ("faults/test_kill.py", "faults/test_dead_process.py")
+"""Tests of processes, which have a precision of their own: one night's run is enough."""
 
 X64 = {"JAX_ENABLE_X64": "1"}
 FLOAT64 = ("official", "also", "absgd", "rgd", "group_dro", "batch_rules", "simplex", "strength")
@@ -43,25 +40,24 @@ def files(*names: str) -> list[str]:
     return [f"tests/test_{name}.py" for name in names]
 
 
-def without(*names: str) -> list[str]:
-    return [f"--ignore={file}" for file in files(*names)]
+def without(*paths: str) -> list[str]:
+    return [f"--ignore={path}" for path in paths]
 
 
-NO_EXPERIMENTS = f"--ignore={EXPERIMENTS}"
-NO_SITE = f"--ignore={SITE}"
 ALL = ["-m", "slow or not slow"]
 CHECKS = {
     "format": (["ruff", "format", "--check", "."], {}),
     "lint": (["ruff", "check", "."], {}),
     "types": (["mypy"], {}),
-    "float32": ([*PYTEST, *without(*ROWS, *PAGES), f"--ignore={FAULTS}", NO_EXPERIMENTS, NO_SITE], {}),
-    "rows": ([*PYTEST, *files(*ROWS, *PAGES), FAULTS, EXPERIMENTS], IN_A_HURRY),
+    "float32": ([*PYTEST, *without(SITE, *files(*COMPILED))], IN_A_HURRY),
+    "compiled": ([*PYTEST, *files(*COMPILED)], {}),
     "x64": ([*PYTEST, *files(*FLOAT64)], X64 | IN_A_HURRY),
     "docs": (["pytest", "-q", SITE], IN_A_HURRY),
 }
+ONLY_FLOAT32 = [*files(*OWN_PRECISION), EXPERIMENTS, *(f"tests/{path}" for path in ONCE)]
 NIGHTLY = {
-    "float32-all": ([*PYTEST, *ALL, NO_SITE], {}),
-    "x64-all": ([*PYTEST, *ALL, *without(*OWN_PRECISION, *PAGES), NO_EXPERIMENTS, NO_SITE], X64),
+    "float32-all": ([*PYTEST, *ALL, *without(SITE)], {}),
+    "x64-all": ([*PYTEST, *ALL, *without(SITE, *ONLY_FLOAT32)], X64),
 }
 
 

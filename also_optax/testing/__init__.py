@@ -20,7 +20,7 @@ from also_optax.testing._candidate import Candidate, Check
 from also_optax.testing._optimizer import OPTIMIZER_CHECKS
 from also_optax.testing._rule import RULE_CHECKS
 
-__all__ = ["OPTIMIZER_CHECKS", "RULE_CHECKS", "Candidate", "check_rule", "rule_checks"]
+__all__ = ["check_rule", "rule_checks"]
 
 
 def rule_checks(make: Callable[..., Any], *, memory: bool = True, **hyperparams: float) -> list[Callable[[], None]]:
@@ -52,6 +52,10 @@ def check_rule(make: Callable[..., Any], *, memory: bool = True, **hyperparams: 
     """Raises an ``AssertionError`` if a rule breaks its contract; arguments as of :func:`rule_checks`.
 
     All checks are made, in half a minute or so, and the error tells of each that failed.
+
+    Examples:
+      >>> import also_optax
+      >>> also_optax.testing.check_rule(also_optax.reweight_by_rgd, memory=False, clip=2.0)  # doctest: +SKIP
     """
     broken = []
     for check in rule_checks(make, memory=memory, **hyperparams):
