@@ -5,6 +5,8 @@ import pytest
 
 import also_optax
 
+collect_ignore = ["mutation"]  # a command with an extra of its own
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 
