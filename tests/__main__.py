@@ -22,7 +22,7 @@ SITE = "tests/site"
 EXPERIMENTS = "tests/experiments"
 """Tests of what is under `benchmarks`: always float32."""
 
-COMPILED = ("lazy", "optima", "fixed_points")
+COMPILED = ("lazy", "optima", "fixed_points", "notebooks")
 """Tests that look at compiled programs, or compute long enough for the compiler's work to pay."""
 
 OWN_PRECISION = ("sharding", "optima", "notebooks", "plotting", "packaging", "integrations", "migration")

@@ -9,7 +9,7 @@ import pytest
 import also_optax
 from also_optax._pairs import Pairs
 from tests import problems
-from tests.test_contract import RULES, each, with_sgd
+from tests.rows import RULES, each, with_sgd
 
 K = 3
 FROM_THE_STATE = {name: row for name, row in RULES.items() if name.startswith(("also", "rgd", "exponentiated"))}

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import also_optax
 from also_optax import checkpoints
-from tests import test_contract
+from tests import rows
 from tests.faults._lives import ROOT
 from tests.faults._restoring import optimizer, save, state_of
 
@@ -126,7 +126,7 @@ def test_another_model_is_said_by_its_leaves():
 
 def test_any_two_rules_are_told_apart():
     """Rows of the contract, whose states Orbax knows by their fields alone."""
-    shapes = {name: jax.eval_shape(row.make(**row.hyperparams).init, None) for name, row in test_contract.RULES.items()}
+    shapes = {name: jax.eval_shape(row.make(**row.hyperparams).init, None) for name, row in rows.RULES.items()}
     for one, other in itertools.permutations(shapes, 2):
         first, second = type(shapes[one]).__name__, type(shapes[other]).__name__
         if first == second:
