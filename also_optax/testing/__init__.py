@@ -1,6 +1,6 @@
 """What every rule promises, as checks: of the rules of this package, and of a rule of your own.
 
-In one line, or check by check under pytest:
+In one line, or check by check under pytest::
 
     testing.check_rule(reweight_by_mine, temperature=0.5)
 
