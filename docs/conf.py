@@ -1,6 +1,5 @@
 """The site: ``python -m sphinx -W --keep-going -b html docs docs/_build/html`` (extra ``docs``), without a network."""
 
-import logging
 import sys
 from pathlib import Path
 
@@ -8,9 +7,6 @@ DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "_extensions")]  # this checkout's package, and what is beside this file
 
 import also_optax  # noqa: E402
-
-# A glob of a table of contents may match no page; the warning has no type by which `suppress_warnings` would know it.
-logging.getLogger("sphinx.sphinx.directives.other").addFilter(lambda record: "glob pattern" not in str(record.msg))
 
 project = "also_optax"
 author = ""
