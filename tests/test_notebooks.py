@@ -2,16 +2,15 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
-SMALL = {"ALSO_OPTAX_NOTEBOOKS": "small", "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+from tests import pages
+
+NOTEBOOKS = sorted((pages.ROOT / "notebooks").glob("*.py"))
+SMALL = {"ALSO_OPTAX_NOTEBOOKS": "small", "MPLBACKEND": "Agg", "PYTHONPATH": str(pages.ROOT)}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -34,9 +33,8 @@ def test_a_built_notebook_is_of_its_source_and_shows_a_picture(path):
 
 
 def test_every_notebook_is_listed_and_every_link_leads_somewhere():
-    listed = ROOT / "notebooks" / "README.md"
+    listed = pages.ROOT / "notebooks" / "README.md"
     for path in NOTEBOOKS:
         assert f"({path.stem}.ipynb)" in listed.read_text(), path.stem
     for page in (listed, *NOTEBOOKS):
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), (page.name, target)
+        pages.assert_links_lead_somewhere(page)

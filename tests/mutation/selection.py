@@ -1,12 +1,10 @@
 """Which tests have to notice a change of which module: the quick ones that are about it, ten seconds at most."""
 
-OF_RULES = "tests/test_contract.py"
-
 TESTS: dict[str, tuple[str, ...]] = {
     "also_optax/_groups.py": ("tests/test_groups.py", "tests/test_also.py"),
-    "also_optax/_read.py": ("tests/test_read.py", "tests/test_bad_input.py", "tests/test_reference_losses.py"),
+    "also_optax/_read.py": ("tests/test_read.py", "tests/faults/test_settings.py", "tests/test_reference_losses.py"),
     "also_optax/_simplex.py": ("tests/test_simplex.py", "tests/test_strength.py"),
-    "also_optax/rules/absgd.py": ("tests/test_absgd.py", "tests/test_bad_input.py"),
+    "also_optax/rules/absgd.py": ("tests/test_absgd.py", "tests/faults/test_settings.py"),
     "also_optax/rules/also.py": ("tests/test_also.py", "tests/test_also_variants.py", "tests/test_official.py"),
     "also_optax/rules/also_scores.py": ("tests/test_lazy.py",),
     "also_optax/rules/chi2.py": ("tests/test_batch_rules.py",),
