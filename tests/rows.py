@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import also_optax
-from also_optax import testing
+from also_optax.testing._candidate import Candidate
 from tests import problems
 
 
@@ -27,12 +27,12 @@ class Row:
     memory: bool = True
 
     @functools.cached_property
-    def rule(self) -> testing.Candidate:
+    def rule(self) -> Candidate:
         """As a rule for the published contract."""
-        return testing.Candidate(self.make, self.hyperparams, self.memory, view=problems.outside)
+        return Candidate(self.make, self.hyperparams, self.memory, view=problems.outside)
 
     @functools.cached_property
-    def optimizer(self) -> testing.Candidate:
+    def optimizer(self) -> Candidate:
         """As an optimizer for the published contract."""
         return dataclasses.replace(self.rule, primal=None)
 

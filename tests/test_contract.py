@@ -8,20 +8,21 @@ import pytest
 from flax import nnx, serialization
 
 import also_optax
-from also_optax import testing
 from also_optax._read import find_rule_state
+from also_optax.testing._optimizer import OPTIMIZER_CHECKS
+from also_optax.testing._rule import RULE_CHECKS
 from tests import problems
 from tests.rows import OPTIMIZERS, optimizers, rules
 
 
 @rules
-@pytest.mark.parametrize("check", testing.RULE_CHECKS)
+@pytest.mark.parametrize("check", RULE_CHECKS)
 def test_a_rule_keeps_its_promise(row, check):
     check(row.rule)
 
 
 @optimizers
-@pytest.mark.parametrize("check", testing.OPTIMIZER_CHECKS)
+@pytest.mark.parametrize("check", OPTIMIZER_CHECKS)
 def test_an_optimizer_keeps_its_promise(row, check):
     check(row.optimizer)
 

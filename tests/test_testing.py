@@ -10,6 +10,8 @@ import pytest
 
 import also_optax
 from also_optax import base, testing
+from also_optax.testing._optimizer import OPTIMIZER_CHECKS
+from also_optax.testing._rule import RULE_CHECKS
 
 NUM_GROUPS = 3
 
@@ -303,11 +305,10 @@ def test_a_sound_rule_keeps_the_same_promises(name):
 
 
 def test_one_line_tells_of_all_that_is_broken():
-    checks = [testing.RULE_CHECKS, testing.OPTIMIZER_CHECKS]
     with pytest.MonkeyPatch.context() as patch:
-        few = {check.__name__: check for kind in checks for check in kind}
+        by_name = {check.__name__: check for check in RULE_CHECKS}
         chosen = ("a_rule_leaves_the_updates_alone", "init_needs_no_parameters", "losses_above_max_loss_are_rejected")
-        patch.setattr(testing, "RULE_CHECKS", tuple(few[name] for name in chosen))
+        patch.setattr(testing, "RULE_CHECKS", tuple(by_name[name] for name in chosen))
         patch.setattr(testing, "OPTIMIZER_CHECKS", ())
         with pytest.raises(AssertionError, match=r"(?s)1 broken promises:\n`losses_above_max_loss"):
             testing.check_rule(without_max_loss, temperature=4.0)
@@ -315,6 +316,6 @@ def test_one_line_tells_of_all_that_is_broken():
 
 
 def test_every_check_is_a_promise_in_words():
-    checks = (*testing.RULE_CHECKS, *testing.OPTIMIZER_CHECKS)
+    checks = (*RULE_CHECKS, *OPTIMIZER_CHECKS)
     assert len({check.__name__ for check in checks}) == len(checks)
     assert all(check.__doc__ and check.__doc__.endswith(".") for check in checks)

@@ -81,6 +81,8 @@ def _pytest(copy: Path, tests: Sequence[str], log: Path) -> None:
     os.chdir(copy)
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(copy))
+    for name in [name for name in sys.modules if name.split(".")[0] in ("also_optax", "benchmarks", "tests")]:
+        del sys.modules[name]  # this file came from the tree itself, the tests are to come from its copy
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
