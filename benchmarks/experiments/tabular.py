@@ -308,16 +308,17 @@ def _sources(finals: pd.DataFrame) -> pd.DataFrame:
 def findings(finals: pd.DataFrame, common: pd.DataFrame, binary: pd.DataFrame) -> list[str]:
     """Ranks, and on which tables who is above or below AdamW."""
     found = []
-    for frame, metric, what in (
-        (common, "utility", "over all tables"),
-        (binary, "balanced_accuracy", "balanced accuracy over classification tables"),
+    for name, frame, metric, what in (
+        ("also", common, "utility", "over all tables"),
+        ("rgd", common, "utility", "over all tables"),
+        ("also", binary, "balanced_accuracy", "balanced accuracy over classification tables"),
     ):
-        if not len(frame) or "also" not in set(frame["method"]):
+        if not len(frame) or name not in set(frame["method"]):
             continue
         rank = statistics.ranks(frame, metric)
-        best, p = statistics.not_worse_than_the_best(frame, metric, "also")
-        verdict = "it is the best" if best == "also" else f"the best is {best} ({rank[best]:.2f}), p = {p:.2g}"
-        found.append(f"Mean rank of also, {what}: {rank['also']:.2f} of {len(rank)}; {verdict}.")
+        best, p = statistics.not_worse_than_the_best(frame, metric, name)
+        verdict = "it is the best" if best == name else f"the best is {best} ({rank[best]:.2f}), p = {p:.2g}"
+        found.append(f"Mean rank of {name}, {what}: {rank[name]:.2f} of {len(rank)}; {verdict}.")
     metric = "utility"
     for name in ("also", "also-groups", "rgd", "abadam"):
         if name in set(finals["method"]):
