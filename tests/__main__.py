@@ -1,5 +1,7 @@
 """Every check of this project, as one command: ``python -m tests`` (or only some: ``python -m tests lint types``).
 
+What the tests compile is kept in ``.xla_cache``, so that a second run takes a third of the time.
+
 ``python -m tests nightly`` runs what takes too long for every change: a million weights against float64, variants of
 the rules under the contract and on every mesh; and all in both precisions, fully optimized by the compiler.
 """
@@ -9,10 +11,16 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTEST = ["pytest", "-q", "-n", "2", "--dist", "loadfile"]  # a file's tests share what they have compiled
+PYTEST = ["pytest", "-q", "-n", "2", "--dist", "worksteal"]  # a file's tests, mostly, share what they have compiled
+COMPILED_ONCE = {
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".xla_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 IN_A_HURRY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
 """Half of the compiler's work is left out, for tests that compile much and compute little; not so by night."""
 
@@ -53,7 +61,12 @@ CHECKS = {
     "compiled": ([*PYTEST, *files(*COMPILED)], {}),
     "x64": ([*PYTEST, *files(*FLOAT64)], X64 | IN_A_HURRY),
     "docs": (["pytest", "-q", SITE], IN_A_HURRY),
+    "smokes": (["benchmarks", "all", "--smoke"], IN_A_HURRY),
+    "speed": (["benchmarks", "speed", "--smoke"], IN_A_HURRY),
 }
+ONE_CORE = ("types", "docs", "smokes", "speed")
+"""Checks that leave the other core free: two at a time, last, each told of when it is done."""
+
 ONLY_FLOAT32 = [*files(*OWN_PRECISION), EXPERIMENTS, *(f"tests/{path}" for path in ONCE)]
 NIGHTLY = {
     "float32-all": ([*PYTEST, *ALL, *without(SITE)], {}),
@@ -71,19 +84,33 @@ def main() -> int:
     if unknown:
         parser.error(f"no check {', '.join(unknown)}; there are nightly, {', '.join(known)}")
 
-    failed = []
-    for name in chosen:
-        command, environment = known[name]
-        sys.stdout.write(f"--- {name}: {' '.join(command)}\n")
-        sys.stdout.flush()
-        start = time.monotonic()
-        code = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=os.environ | environment).returncode
-        sys.stdout.write(f"--- {name}: {'passed' if code == 0 else 'FAILED'} in {time.monotonic() - start:.0f} s\n")
-        if code:
-            failed.append(name)
+    passed = {name: _passes(name, *known[name]) for name in chosen if name not in ONE_CORE}
+    with ThreadPoolExecutor(2) as pool:
+        beside = [name for name in chosen if name in ONE_CORE]
+        passed |= zip(beside, pool.map(lambda name: _passes(name, *known[name], at_once=False), beside), strict=True)
+    failed = [name for name in chosen if not passed[name]]
     if failed:
-        sys.stdout.write(f"failed: {', '.join(failed)}\n")
+        _say(f"failed: {', '.join(failed)}\n")
     return int(bool(failed))
+
+
+def _passes(name: str, command: list[str], environment: dict[str, str], *, at_once: bool = True) -> bool:
+    """Runs a check; what it says is shown as it comes, or (not `at_once`) in one piece when it is done."""
+    begin = f"--- {name}: {' '.join(command)}\n"
+    if at_once:
+        _say(begin)
+    start = time.monotonic()
+    pipes = {} if at_once else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    environment = os.environ | COMPILED_ONCE | environment
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env=environment, **pipes)
+    end = f"--- {name}: {'FAILED' if done.returncode else 'passed'} in {time.monotonic() - start:.0f} s\n"
+    _say(end if at_once else begin + done.stdout + end)
+    return done.returncode == 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
