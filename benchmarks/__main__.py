@@ -159,7 +159,9 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     pages = [report.ROOT / page for page in PAGES if options.out is None and (report.ROOT / page).is_file()]
 
     def piece(name: str, title: str) -> str:
-        found = {file.stem: (file, render) for file, render in files}
+        found: dict[str, tuple[Path, report.Render]] = {file.stem: (file, render) for file, render in files}
+        experiments = [file for file, _ in files if file.stem in EXPERIMENTS]
+        found["suite"] = (out / "suite", lambda *_: report.suite(experiments))
         if name not in found:
             raise report.NoResultsError(f"no results of {name} in {out}")
         return report.piece(*found[name], title)

@@ -5,7 +5,7 @@ A page of Markdown stands beside its lines. Other pages, such as README, may hol
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,6 +141,28 @@ def render(experiment: Experiment, file: Path, study: str | None) -> Rendered:
     ]
     text = "\n\n".join(part.rstrip() for part in parts if part) + "\n"
     return Rendered(text, page.findings, page.tables, page.draw)
+
+
+def suite(files: Sequence[Path]) -> Rendered:
+    """What all experiments took together, in the jobs of the newest study of each."""
+    jobs = pd.concat([of_study(records.read(file)).drop_duplicates("job") for file in files])
+    ends = pd.to_datetime(jobs["time"]).map(pd.Timestamp.timestamp)
+    seconds = jobs["job_seconds"]
+    hours, covered = seconds.sum() / 3600, _covered(zip(ends - seconds, ends, strict=True)) / 3600
+    found = (
+        f"All experiments in full: {len(jobs)} jobs, {hours:.1f} hours by their own clocks, done within {covered:.1f} "
+        f"hours on {jobs['cpus'].max()} CPUs: {hours / covered:.1f} at a time."
+    )
+    return Rendered("", [found], {}, None)
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of `spans`."""
+    total, until = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total
 
 
 def bullets(sentences: Sequence[str]) -> str:

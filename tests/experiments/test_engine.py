@@ -326,6 +326,14 @@ def test_pieces_of_other_pages_are_filled_in_and_unknown_ones_are_named(tmp_path
         report.piece(file, render, "Nothing")
 
 
+def test_the_suite_took_the_time_in_which_any_job_ran(tmp_path):
+    ends = ["2026-01-01T01:00:00+00:00", "2026-01-01T01:30:00+00:00", "2026-01-01T04:00:00+00:00"]
+    lines = [{"study": "s", "job": k, "job_seconds": 3600, "cpus": 2, "time": end} for k, end in enumerate(ends)]
+    records.write(tmp_path / "made.jsonl", lines)
+    (said,) = report.suite([tmp_path / "made.jsonl"]).findings
+    assert said.endswith("3 jobs, 3.0 hours by their own clocks, done within 2.5 hours on 2 CPUs: 1.2 at a time.")
+
+
 def test_the_committed_pages_and_readme_say_what_their_lines_say(capsys):
     assert main(["report", "--check"]) == 0
     assert "pages are what their lines say" in capsys.readouterr().out
