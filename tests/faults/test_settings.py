@@ -1,5 +1,7 @@
 """What bad input gets: a clear error, when the optimizer is made or when the step is traced."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,6 +159,92 @@ def exponentiated_gradient(**arguments):
 def test_a_wrong_argument_is_named_with_what_it_must_be(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+NOT_NEGATIVE = ([0.0, 0.25, 3.0], [-1e-3, -0.5, -3.0, np.inf, np.nan])
+NOT_NEGATIVE_OR_INFINITE = ([0.0, 0.25, 3.0, np.inf], [-1e-3, -0.5, -3.0, np.nan])
+POSITIVE = ([1e-3, 0.25, 3.0], [0.0, -0.5, -3.0, np.inf, np.nan])
+POSITIVE_OR_INFINITE = ([1e-3, 0.25, 3.0, np.inf], [0.0, -0.5, -3.0, np.nan])
+SHARE = ([1e-3, 0.5, 1.0], [0.0, -0.5, -3.0, 1.001, 3.0, np.inf, np.nan])
+SHARE_OR_NOTHING = ([0.0, 1e-3, 0.5, 1.0], [-1e-3, -0.5, -3.0, 1.001, 3.0, np.inf, np.nan])
+BELOW_ONE = ([0.0, 1e-3, 0.5, 0.999], [-1e-3, -0.5, -3.0, 1.0, 3.0, np.inf, np.nan])
+FINITE = ([-3.0, 0.0, 0.5, 3.0], [-np.inf, np.inf, np.nan])
+TEMPERATURE = ([-np.inf, -3.0, -1e-3, 1e-3, 1.0, np.inf], [0.0, np.nan])
+NUMBERS = {
+    "also dual_learning_rate": (also, NOT_NEGATIVE),
+    "also kl_penalty": (also, NOT_NEGATIVE),
+    "also radius": (also, NOT_NEGATIVE_OR_INFINITE),
+    "also target_ess": (also, POSITIVE),
+    "also optimism": (also, NOT_NEGATIVE),
+    "also average_decay": (also, BELOW_ONE),
+    "also min_weight": (also, BELOW_ONE),
+    "absgd temperature": (also_optax.reweight_by_absgd, TEMPERATURE),
+    "absgd radius": (also_optax.reweight_by_absgd, FINITE),
+    "absgd target_ess": (
+        also_optax.reweight_by_absgd,
+        ([-3.0, -1.0, 1.0, 1.5, 3.0], [-np.inf, -0.5, 0.0, 0.5, 0.999, np.inf, np.nan]),
+    ),
+    "absgd averaging_rate": (functools.partial(also_optax.reweight_by_absgd, 1.0), SHARE),
+    "absgd max_log_ratio": (functools.partial(also_optax.reweight_by_absgd, 1.0), POSITIVE_OR_INFINITE),
+    "rgd clip": (also_optax.reweight_by_rgd, POSITIVE),
+    "group_dro step_size": (group_dro, NOT_NEGATIVE),
+    "group_dro adjustment": (functools.partial(group_dro, group_counts=[9, 1]), NOT_NEGATIVE),
+    "group_dro average_decay": (group_dro, BELOW_ONE),
+    "doremi step_size": (functools.partial(also_optax.reweight_by_doremi, 2), NOT_NEGATIVE),
+    "doremi smoothing": (functools.partial(also_optax.reweight_by_doremi, 2), SHARE_OR_NOTHING),
+    "exponentiated_gradient step_size": (exponentiated_gradient, NOT_NEGATIVE),
+    "tilted t": (also_optax.reweight_by_tilted, FINITE),
+    "tilted averaging_rate": (functools.partial(also_optax.reweight_by_tilted, 1.0), SHARE),
+    "cvar alpha": (also_optax.reweight_by_cvar, SHARE),
+    "kl_cvar alpha": (functools.partial(also_optax.reweight_by_kl_cvar, penalty=1.0), SHARE),
+    "kl_cvar penalty": (functools.partial(also_optax.reweight_by_kl_cvar, 0.5), NOT_NEGATIVE_OR_INFINITE),
+    "chi2 penalty": (also_optax.reweight_by_chi2, NOT_NEGATIVE_OR_INFINITE),
+    "chi2 radius": (also_optax.reweight_by_chi2, NOT_NEGATIVE_OR_INFINITE),
+    "spectral_risk penalty": (functools.partial(spectral_risk, [1.0], smoothing="kl"), NOT_NEGATIVE_OR_INFINITE),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_a_number_is_taken_up_to_the_end_of_its_range_and_not_beyond(case):
+    make, (right, wrong) = NUMBERS[case]
+    name = case.split()[1]
+    for value in right:
+        make(**{name: value})
+    for value in wrong:
+        with pytest.raises(ValueError, match=f"`{name}` must be"):
+            make(**{name: value})
+
+
+DEFAULTS = [
+    (
+        lambda: also_optax.reweight_by_also(2),
+        {"dual_learning_rate": 1e-3, "kl_penalty": 1e-2, "optimism": 1.0, "average_decay": 0.99},
+    ),
+    (lambda: also_optax.reweight_by_also(2, radius=0.1), {"kl_penalty": 0.0}),
+    (lambda: also_optax.reweight_by_absgd(1.0), {"averaging_rate": 0.9, "max_log_ratio": 10.0}),
+    (also_optax.reweight_by_rgd, {"clip": 1.0}),
+    (
+        lambda: also_optax.reweight_by_group_dro(2),
+        {"step_size": 0.01, "adjustment": 0.0, "average_decay": 0.9},
+    ),
+    (lambda: also_optax.reweight_by_doremi(2), {"step_size": 1.0, "smoothing": 1e-3}),
+    (lambda: also_optax.reweight_by_tilted(1.0), {"averaging_rate": 1.0}),
+    (lambda: also_optax.reweight_by_tilted(1.0, num_groups=2), {"averaging_rate": 1.0}),
+    (lambda: spectral_risk([1.0]), {"penalty": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("make", "settings"), DEFAULTS)
+def test_a_rule_has_the_settings_of_its_paper_where_none_are_given(make, settings):
+    hyperparams = make().init(None).hyperparams
+    for name, value in ({"max_loss": np.inf} | settings).items():
+        np.testing.assert_allclose(getattr(hyperparams, name), value, rtol=1e-6)
+
+
+def test_group_counts_begin_at_one_example():
+    group_dro(group_counts=[9, 1])
+    with pytest.raises(ValueError, match="`group_counts` must be finite and at least 1"):
+        group_dro(group_counts=[9, 0.999])
 
 
 @pytest.mark.parametrize(
