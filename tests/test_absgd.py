@@ -334,6 +334,19 @@ def test_padding_is_not_what_the_other_weights_are_measured_by(temperature, loss
     np.testing.assert_allclose(weights, np.append(2 * expected / expected.sum(), 0), rtol=2e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.5, -0.5])
+def test_batches_of_one_example_merge_and_pool_to_the_whole(temperature):
+    """The peak is 300 temperatures from the other end, so that only what is relative to the right one is finite."""
+    losses = jnp.array([1e4, 1e4 + 0.3, 1e4 - 149.0, 1e4 + 0.9])
+    state = also_optax.reweight_by_absgd(temperature).init(())
+    parts = [also_optax.observe(state, losses[k : k + 1]) for k in range(4)]
+    expected = also_optax.example_weights(state, losses)
+    found = also_optax.example_weights(state, losses, statistics=also_optax.merge(*parts))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    one_by_one = jax.vmap(lambda loss: also_optax.example_weights(state, loss, axis_name="shards"), axis_name="shards")
+    np.testing.assert_allclose(one_by_one(losses[:, None])[:, 0], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("excess", "restarts"), [(4.5, False), (5.5, True)])
 def test_the_average_restarts_only_past_the_limit(excess, restarts):
     """Batches of equal losses, so that nu is the loss over the temperature, which is 2."""

@@ -346,6 +346,14 @@ def test_the_robust_value_in_a_small_ball_is_mean_plus_standard_deviation():
     np.testing.assert_allclose(plain_value, LOSSES.mean(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1e-6, 1e6, 1e20])
+def test_weights_in_a_ball_know_no_unit_of_the_losses(scale):
+    tx = also_optax.reweight_by_chi2(radius=0.4)
+    expected, _, _ = read(tx, jnp.asarray(LOSSES, float))
+    found, _, _ = read(tx, jnp.asarray(scale * LOSSES, float))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 # --- Spectra ---------------------------------------------------------------------------------------------------------
 
 

@@ -174,6 +174,15 @@ def test_the_kl_from_the_prior_is_that_of_scipy(game):
     np.testing.assert_allclose(pi, prior * np.exp(tilt) / np.sum(prior * np.exp(tilt)), rtol=1e-12)
 
 
+def test_terms_of_divergences_have_them_for_their_mean_and_vanish_at_weights_of_one():
+    weights = jnp.array([0.0, 0.4, 1.0, 1.6, 2.0])
+    p = np.asarray(weights, np.float64) / 5
+    kl, chi2 = _simplex.kl_terms(weights), _simplex.chi2_terms(weights)
+    np.testing.assert_allclose(kl.mean(), _kl(p, np.full(5, 0.2)), rtol=1e-6)
+    np.testing.assert_allclose(chi2.mean(), np.mean((5 * p - 1) ** 2) / 2, rtol=1e-6)
+    assert (kl >= 0).all() and kl[2] == 0 and (chi2 >= 0).all() and chi2[2] == 0
+
+
 @quickly
 @given(st.integers(1, 6).flatmap(lambda size: _vectors(size, 2**-20, 2**20)), st.booleans())
 def test_log_simplex_normalises(values, zeros):

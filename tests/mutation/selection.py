@@ -51,7 +51,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "also_optax/rules/rgd.py": (SETTINGS, "tests/test_rgd.py", *contract("rgd"), "-k", "not checkpoint"),
     "also_optax/rules/spectral_risk.py": (
         *BATCH_RULES, *contract("spectral_risk", "spectral_risk_kl"),
-        "-k", "superquantile or extremile or spectral or mass or smooth",
+        "-k", "superquantile or extremile or spectral or spectrum or mass or smooth",
     ),
     "also_optax/rules/tilted.py": (SETTINGS, "tests/test_tilted.py", *contract("tilted", "tilted_groups")),
 }  # fmt: skip
