@@ -44,3 +44,21 @@ def test_a_sharded_batch_gives_replicated_sums_and_reads_entries_where_it_lies(a
     assert sums.sharding.is_fully_replicated
     assert entries.sharding.is_equivalent_to(by_data, 1)
     np.testing.assert_allclose(entries, [0.1, 0.3, 0, 0, 0.3, 0.2, 0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_what_is_small_is_whole_on_every_device_of_the_mesh_in_context_and_stays_where_there_is_none(axis_type):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    values = jax.device_put(VALUES, NamedSharding(mesh, PartitionSpec("data")))
+    with jax.set_mesh(mesh):
+        found = jax.block_until_ready(jax.jit(lambda values: _groups.everywhere(2 * values))(values))
+    assert found.sharding.is_fully_replicated
+    np.testing.assert_array_equal(found, 2 * VALUES)
+    np.testing.assert_array_equal(jax.jit(_groups.everywhere)(VALUES), VALUES)
+
+
+def test_what_is_on_the_shards_of_a_shard_map_stays_there():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    split = PartitionSpec("data")
+    found = jax.jit(jax.shard_map(_groups.everywhere, mesh=mesh, in_specs=split, out_specs=split))(VALUES)
+    np.testing.assert_array_equal(found, VALUES)

@@ -25,8 +25,13 @@ QUICK = ("-k", "not million and not sequences")
 
 TESTS: dict[str, tuple[str, ...]] = {
     "also_optax/_groups.py": ("tests/test_groups.py", "tests/test_also.py", *QUICK),
-    "also_optax/_read.py": ("tests/test_read.py", SETTINGS, "tests/test_reference_losses.py"),
-    "also_optax/_simplex.py": ("tests/test_simplex.py", "tests/test_strength.py", "tests/test_also_variants.py"),
+    "also_optax/_read.py": (
+        "tests/test_read.py", SETTINGS, "tests/test_reference_losses.py",
+        "tests/faults/test_losses.py::test_the_loss_is_finite_where_all_losses_are",
+    ),
+    "also_optax/_simplex.py": (
+        "tests/test_simplex.py", "tests/test_strength.py", "tests/test_also_variants.py", "tests/faults/test_ranges.py",
+    ),
     "also_optax/rules/absgd.py": (SETTINGS, "tests/test_absgd.py", *contract("absgd", "absgd_in_a_ball"), *QUICK),
     "also_optax/rules/also.py": (
         SETTINGS, "tests/test_official.py", "tests/test_also.py", "tests/test_also_variants.py",
