@@ -1,6 +1,6 @@
 """Every check of this project, as one command: ``python -m tests`` (or only some: ``python -m tests lint types``).
 
-What the tests compile is kept in ``.xla_cache``, so that a second run takes a third of the time.
+What the tests compile is kept in ``.xla_cache``, so that a second run takes a part of the time.
 
 ``python -m tests nightly`` runs what takes too long for every change: a million weights against float64, variants of
 the rules under the contract and on every mesh; and all in both precisions, fully optimized by the compiler.
