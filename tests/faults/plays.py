@@ -57,12 +57,19 @@ def runner(name: str) -> Any:
             loss, rw = row.rule.reweight(state, losses, groups, where)
             after = row.rule.told(tx, state, losses, groups, where=where)
             pi = after.group_weights() if hasattr(after, "group_weights") else None
-            unset = after.hyperparams._replace(max_loss=jnp.zeros([]))  # which alone may be infinite
-            return after, Seen(loss, rw.weights, after._replace(hyperparams=unset), after.diagnostics(), pi)
+            given = after._replace(hyperparams=_where_finite(after.hyperparams))
+            return after, Seen(loss, rw.weights, given, after.diagnostics(), pi)
 
         return jax.lax.scan(step, state, play)
 
     return run
+
+
+def _where_finite(hyperparams: Any) -> Any:
+    """Settings, without the infinities that are given: no bound of the losses, the temperature of plain training."""
+    names = [name for name in ("max_loss", "temperature") if getattr(hyperparams, name, None) is not None]
+    values = {name: getattr(hyperparams, name) for name in names}
+    return hyperparams._replace(**{name: jnp.where(jnp.isinf(value), 0, value) for name, value in values.items()})
 
 
 @functools.cache
