@@ -148,6 +148,13 @@ def test_at_an_infinite_temperature_absgd_is_sgd_with_momentum(temperature, nest
     _close(actual.params, expected.params, float32=1e-6, float64=1e-14)
 
 
+@pytest.mark.parametrize("temperature", [np.inf, -np.inf])
+def test_plain_training_has_no_robust_value(temperature):
+    tx = also_optax.reweight_by_absgd(temperature)
+    _, opt_state = _step(tx, tx.init(()), LOSSES)
+    assert also_optax.diagnostics(opt_state)["robust_value"] == 0
+
+
 def test_at_an_infinite_temperature_abadam_is_adamw():
     problem = reference.logistic_problem(steps=200)
     settings = {"b1": 0.8, "b2": 0.99, "eps": 1e-6, "weight_decay": 0.1}

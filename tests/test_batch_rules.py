@@ -347,7 +347,7 @@ def test_the_robust_value_in_a_small_ball_is_mean_plus_standard_deviation():
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e-6, 1e6, 1e20])
-def test_weights_in_a_ball_know_no_unit_of_the_losses(scale):
+def test_weights_in_a_chi2_ball_know_no_unit_of_the_losses(scale):
     tx = also_optax.reweight_by_chi2(radius=0.4)
     expected, _, _ = read(tx, jnp.asarray(LOSSES, float))
     found, _, _ = read(tx, jnp.asarray(scale * LOSSES, float))

@@ -25,6 +25,13 @@ def test_a_scalar_table_serves_all_groups():
     assert _groups.take(jnp.array(7.0), IDS) == 7
 
 
+def test_the_mass_of_a_prior_is_its_multiple_of_the_uniform_one():
+    log_prior = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
+    np.testing.assert_allclose(_groups.mass_of(log_prior, 4), [0.4, 0.8, 1.2, 1.6], rtol=1e-6)
+    np.testing.assert_allclose(_groups.mass_at(log_prior, jnp.array([3, 0]), 4), [1.6, 0.4], rtol=1e-6)
+    np.testing.assert_array_equal(_groups.mass_at(jnp.log(0.25), jnp.array([3, 0]), 4), [1, 1])
+
+
 def test_sums_of_many_equal_values_are_exact():
     np.testing.assert_array_equal(_groups.segment_sum(jnp.ones(100_000), jnp.zeros(100_000, int), 2), [100_000, 0])
 

@@ -174,6 +174,15 @@ def test_the_kl_from_the_prior_is_that_of_scipy(game):
     np.testing.assert_allclose(pi, prior * np.exp(tilt) / np.sum(prior * np.exp(tilt)), rtol=1e-12)
 
 
+def test_without_a_penalty_the_gap_is_what_the_largest_loss_has_over_the_mean():
+    zero = jnp.zeros(3)
+    log_prior = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+    with jax.debug_nans(True):
+        normalizer = _simplex.log_partition(log_prior, zero)
+        gap = _simplex.adversary_gap(log_prior, zero, normalizer, jnp.array([1.0, 2.0, 4.0]), jnp.array(0.0))
+    np.testing.assert_allclose(gap, 4 - (0.5 + 0.6 + 0.8), rtol=1e-6)
+
+
 def test_terms_of_divergences_have_them_for_their_mean_and_vanish_at_weights_of_one():
     weights = jnp.array([0.0, 0.4, 1.0, 1.6, 2.0])
     p = np.asarray(weights, np.float64) / 5

@@ -31,6 +31,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "also_optax/_simplex.py": (
         "tests/test_simplex.py", "tests/test_strength.py", "tests/test_also_variants.py", "tests/faults/test_ranges.py",
+        SETTINGS,
     ),
     "also_optax/rules/absgd.py": (SETTINGS, "tests/test_absgd.py", *contract("absgd", "absgd_in_a_ball"), *QUICK),
     "also_optax/rules/also.py": (
