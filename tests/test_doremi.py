@@ -149,6 +149,14 @@ def test_before_the_first_step_the_mean_is_the_start():
     }
 
 
+def test_after_one_step_the_mean_is_where_it_led():
+    tx = rule(prior=[1, 2, 3, 4])
+    batch = {"losses": jnp.array([0.5, 2.0]), "groups": jnp.array([0, 3]), "reference_losses": jnp.zeros(2)}
+    _, state = tx.update(None, tx.init(None), **batch)
+    assert_close(also_optax.diagnostics(state)["average_weights"], also_optax.group_weights(state))
+    assert also_optax.group_weights(state)[3] > 0.5
+
+
 def test_a_batch_of_padding_counts_for_no_mean():
     tx = rule()
     state = after_one(tx, [5.0, 1, 0, 2])

@@ -32,6 +32,11 @@ def test_the_mass_of_a_prior_is_its_multiple_of_the_uniform_one():
     np.testing.assert_array_equal(_groups.mass_at(jnp.log(0.25), jnp.array([3, 0]), 4), [1, 1])
 
 
+def test_shards_of_mapped_axes_are_gathered_one_behind_the_other():
+    gathered = jax.vmap(lambda part: _groups.all_gather(part, "shards"), axis_name="shards")(VALUES.reshape(4, 2))
+    np.testing.assert_array_equal(gathered, np.tile(VALUES, (4, 1)))
+
+
 def test_sums_of_many_equal_values_are_exact():
     np.testing.assert_array_equal(_groups.segment_sum(jnp.ones(100_000), jnp.zeros(100_000, int), 2), [100_000, 0])
 

@@ -195,6 +195,7 @@ NUMBERS = {
     "exponentiated_gradient step_size": (exponentiated_gradient, NOT_NEGATIVE),
     "tilted t": (also_optax.reweight_by_tilted, FINITE),
     "tilted averaging_rate": (functools.partial(also_optax.reweight_by_tilted, 1.0), SHARE),
+    "tilted_groups averaging_rate": (functools.partial(also_optax.reweight_by_tilted, 1.0, num_groups=2), SHARE),
     "cvar alpha": (also_optax.reweight_by_cvar, SHARE),
     "kl_cvar alpha": (functools.partial(also_optax.reweight_by_kl_cvar, penalty=1.0), SHARE),
     "kl_cvar penalty": (functools.partial(also_optax.reweight_by_kl_cvar, 0.5), NOT_NEGATIVE_OR_INFINITE),

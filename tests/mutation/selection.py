@@ -36,7 +36,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "also_optax/rules/absgd.py": (SETTINGS, "tests/test_absgd.py", *contract("absgd", "absgd_in_a_ball"), *QUICK),
     "also_optax/rules/also.py": (
         SETTINGS, "tests/test_official.py", "tests/test_also.py", "tests/test_also_variants.py",
-        *contract("also"), *QUICK,
+        *contract("also"), "tests/test_lazy.py::test_the_form_is_chosen_by_the_number_of_groups", *QUICK,
     ),
     "also_optax/rules/also_scores.py": (
         "tests/test_lazy.py", *contract("also_lazy"), "-k",
