@@ -84,7 +84,7 @@ class Protocol:
 
 PROTOCOLS = {
     "full": Protocol(),
-    "quick": Protocol(("adult", "diamonds", "yeast5"), 1, 1, 2, 5, 200, 128, 2000, 4000, COMMON),
+    "quick": Protocol(("adult", "diamonds"), 1, 1, 2, 5, 200, 128, 2000, 4000, COMMON),
     "smoke": Protocol(("bundled",), 1, 1, 1, 5, 20, 32, 200, 200, ("adamw", "also", "also-groups")),
 }
 TRIALS = 5
