@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks import records
 from benchmarks.progress import progress
 from benchmarks.records import Line
+from tests.__main__ import COMPILED_ONCE, IN_A_HURRY
 from tests.mutation.mutants import Mutant, sample
 from tests.mutation.selection import TESTS
 from tests.mutation.trials import FORK, PRELOADED, copy_of, run, try_mutant
@@ -30,13 +31,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 RESULTS, EQUIVALENT = HERE / "results.jsonl", HERE / "equivalent.toml"
 COUNT, SEED, LIMIT, BAR = 500, 0, 120.0, 0.9
-COMPILED_ONCE = {
-    "JAX_COMPILATION_CACHE_DIR": str(Path.home() / ".cache" / "also_optax" / "mutation"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-}
-"""What a mutant does not touch is compiled for all of them."""
 
 
 def main() -> int:
@@ -56,7 +50,7 @@ def main() -> int:
     keep = {key: line for key, line in lines.items() if not (asked.again and line["outcome"] != "killed")}
     todo = [(key, mutant) for key, mutant in chosen.items() if key not in keep]
     if todo:
-        os.environ.update(COMPILED_ONCE)
+        os.environ.update(COMPILED_ONCE | IN_A_HURRY)  # what a mutant does not touch is compiled once for all of them
         FORK.set_forkserver_preload(PRELOADED)
         _try_all(todo, keep, asked, console)
     return report([keep[key] for key in chosen if key in keep], console)
