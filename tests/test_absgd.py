@@ -247,6 +247,12 @@ def test_the_mean_weight_of_the_first_visit_is_one_in_a_batch_of_a_million(tempe
     np.testing.assert_allclose(weights.mean(), 1, rtol=1e-5)
 
 
+def test_the_robust_value_of_one_high_loss_among_ten_thousand_keeps_its_digits():
+    losses = jnp.zeros(10_000).at[7].set(100.0)
+    _, opt_state = _step(tx := also_optax.reweight_by_absgd(1.0), tx.init(()), losses)
+    _close(opt_state.robust_value, 100 - np.log(10_000), float32=2e-6, float64=1e-14)
+
+
 @pytest.mark.parametrize(("temperature", "scale"), [(1e5, 2.0), (1e5, 0.5), (-1e5, 2.0), (-1e5, 0.5)])
 def test_the_robust_value_keeps_its_digits_at_a_large_temperature(temperature, scale):
     """Where exp(loss/temperature) has lost all but the first digits of the loss."""
@@ -354,7 +360,7 @@ def test_batches_of_one_example_merge_and_pool_to_the_whole(temperature):
     np.testing.assert_allclose(one_by_one(losses[:, None])[:, 0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("excess", "restarts"), [(4.5, False), (5.5, True)])
+@pytest.mark.parametrize(("excess", "restarts"), [(4.5, False), (5.0, False), (5.5, True)])
 def test_the_average_restarts_only_past_the_limit(excess, restarts):
     """Batches of equal losses, so that nu is the loss over the temperature, which is 2."""
     tx = also_optax.reweight_by_absgd(2.0, averaging_rate=0.25, max_log_ratio=5.0)

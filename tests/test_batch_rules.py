@@ -354,6 +354,14 @@ def test_weights_in_a_chi2_ball_know_no_unit_of_the_losses(scale):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("radius", [0.25 * (1 - 3e-7), 0.25, 0.25 * (1 + 3e-7)])
+def test_a_chi2_ball_that_just_holds_two_losses_apart_by_their_last_digit_has_weights_of_mean_one(radius):
+    two = np.float32(8.1), np.nextafter(np.float32(8.1), np.float32(9))
+    found = weights_of(also_optax.reweight_by_chi2(radius=radius), np.array([*two, -0.7]))
+    np.testing.assert_allclose(found.sum(), 3, rtol=1e-6)
+    np.testing.assert_allclose(found, [1.5, 1.5, 0], atol=1e-2)
+
+
 # --- Spectra ---------------------------------------------------------------------------------------------------------
 
 

@@ -148,6 +148,15 @@ def test_a_step_size_of_zero_keeps_the_prior_and_without_one_is_plain_training(l
 
 
 @lazy_or_not
+def test_an_example_of_prior_zero_stays_without_weight(lazy):
+    losses, ids = np.array([[5.0, 0.1, 0.2], [5.0, 0.1, 0.2]]), np.tile([2, 0, 1], (2, 1))
+    state, (_, weights) = problems.played(rule(step_size=1.0, lazy=lazy, prior=[1, 2, 0, 3]), losses, ids)
+    assert (weights[:, 0] == 0).all()
+    expected = np.array([1, 2, 0, 3]) * np.exp([-0.2, -0.4, 0, 0])
+    assert_close(also_optax.group_weights(state), expected / expected.sum())
+
+
+@lazy_or_not
 def test_a_constant_added_to_every_loss_changes_nothing_after_whole_epochs(lazy):
     rng = np.random.default_rng(1)
     ids = np.concatenate([rng.permutation(12).reshape(3, 4) for _ in range(5)])

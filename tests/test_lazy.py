@@ -235,6 +235,14 @@ def test_a_range_of_many_thousand_nats_loses_digits_alone():
     assert_counts_are_exact(state)
 
 
+@pytest.mark.parametrize("optimism", [0.25, 2.0])
+def test_optimism_of_any_size(optimism):
+    rng = np.random.default_rng(6)
+    batches = epochs(rng, 500, 6)
+    losses = rng.gamma(1.0, size=batches.shape)
+    check(batches, losses, size=500, eta=3e-3, tau=0.05, optimism=optimism, visits=6)
+
+
 def test_a_schedule_is_followed():
     rng = np.random.default_rng(2)
     batches, losses = epochs(rng, 300, 5, batch=30), rng.gamma(1.0, size=(50, 30)).astype(np.float32)
@@ -321,6 +329,14 @@ def test_the_sparse_average_is_the_average():
     assert found[0].keys() == found[1].keys()
     for name in found[0]:
         np.testing.assert_allclose(found[0][name], found[1][name], rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_batch_of_padding_makes_no_nan_outside_of_jit_either():
+    tx = also_optax.reweight_by_also(20, lazy=True)
+    with jax.debug_nans(True), jax.disable_jit():
+        state = tx.init(None)
+        _, after = tx.update(None, state, losses=jnp.array([1.0, 2.0]), groups=jnp.array([-1, -1]))
+    jax.tree.map(np.testing.assert_array_equal, after, state)
 
 
 def test_a_lazy_rule_reports_no_losses():

@@ -143,6 +143,14 @@ def test_value_and_grad_says_what_the_loss_must_return(output, has_aux, message)
         also_optax.value_and_grad(output, has_aux=has_aux)(jnp.ones(2), opt_state)
 
 
+def test_weights_of_any_size_have_a_finite_sum():
+    """So that gradients of 1 have a finite sum too: here pi is 1/2 and q is 1e-40."""
+    opt_state = also_optax.reweight_by_also(2, group_frequencies=[1e-40, 1.0]).init(None)
+    loss, rw = also_optax.reweight(opt_state, jnp.full(100, 0.1), jnp.zeros(100, int))
+    assert 1e35 < loss < jnp.inf
+    assert 1e38 < rw.weights.sum() < jnp.inf
+
+
 def test_lists_and_arrays_of_numpy_are_batches_too():
     opt_state = also_optax.also(1e-3, 2).init(None)
     _, rw = also_optax.reweight(opt_state, np.array([1.0, 2.0], np.float32), [0, 1], where=[True, False])

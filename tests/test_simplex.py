@@ -165,6 +165,19 @@ def test_a_group_of_prior_zero_has_no_part_in_the_gap(loss):
         assert np.isfinite(gaps[1])
 
 
+@pytest.mark.parametrize("scale", [1e-34, 1e-20, 1e10])
+def test_the_gap_is_in_units_of_the_losses(scale):
+    log_prior, tilt, losses = (
+        jnp.log(jnp.array([0.3, 0.7, 0.0])),
+        jnp.array([0.3, -0.5, 4.0]),
+        jnp.array([0.0, 1.0, 9.0]),
+    )
+    normalizer = _simplex.log_partition(log_prior, tilt)
+    gap = _simplex.adversary_gap(log_prior, tilt, normalizer, losses, jnp.array(2.0))
+    scaled = _simplex.adversary_gap(log_prior, tilt, normalizer, scale * losses, jnp.array(2.0 * scale))
+    np.testing.assert_allclose(scaled, scale * gap, rtol=2e-5)
+
+
 @quickly
 @given(_games(zeros=True))
 def test_the_kl_from_the_prior_is_that_of_scipy(game):

@@ -147,6 +147,17 @@ def test_a_schedule_of_t_may_pass_through_zero_with_groups():
         assert_close(weights[step], reference_tilted.example_weights(np.array([1.0, 3.0]), t))
 
 
+@pytest.mark.parametrize("t", [-1.0, 0.0, 1.0])
+def test_diagnostics_of_groups_are_the_tilted_mean(t):
+    tx = also_optax.reweight_by_tilted(t, num_groups=3, group_frequencies=[1, 1, 2])
+    with jax.debug_nans(True):
+        state, _ = problems.played(tx, np.array([[1.0, 3.0, 0.5]]), np.array([[0, 1, 2]]))
+        found = also_optax.diagnostics(state)
+    q, means = np.array([0.25, 0.25, 0.5]), np.array([1.0, 3.0, 0.5])
+    assert_close(found["robust_value"], np.log(q @ np.exp(t * means)) / t if t else q @ means)
+    assert_close(found["erm_value"], q @ means)
+
+
 def test_absent_groups_weigh_on_those_present_where_frequencies_are_known():
     tx = also_optax.reweight_by_tilted(1.0, num_groups=2, group_frequencies=[1, 1])
     _, (_, weights) = problems.played(tx, np.array([[3.0], [1.0], [1.0]]), np.array([[0], [1], [0]]))

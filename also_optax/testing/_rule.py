@@ -27,6 +27,11 @@ def _squares(batch: _problem.Batch) -> jax.Array:
     return batch.y**2
 
 
+def _partly_nan(batch: _problem.Batch) -> jax.Array:
+    """Losses of which one of the first three and two of the others cannot be used."""
+    return _squares(batch).at[jnp.array([1, 3, 6])].set(jnp.nan)
+
+
 # --- State and statistics -------------------------------------------------------------------------------------------
 
 
@@ -113,7 +118,7 @@ def statistics_of_nothing_merge_to_no_change(candidate: Candidate) -> None:
 def merged_statistics_are_those_of_both(candidate: Candidate) -> None:
     """Statistics of parts of different size merge, in any order, to those of the whole."""
     state, batch = candidate.trained_rule, _problem.batch_at(candidate.batches, 1)
-    losses = _squares(batch)
+    losses = _partly_nan(batch)
     first, second = (candidate.observe(state, losses[part], batch.groups[part]) for part in (slice(3), slice(3, 8)))
     whole = _what_it_says(state, candidate.observe(state, losses, batch.groups))
     for merged in (_read.merge(first, second), _read.merge(second, first)):
@@ -124,7 +129,7 @@ def merged_statistics_are_those_of_both(candidate: Candidate) -> None:
 def pooled_statistics_are_those_of_all(candidate: Candidate) -> None:
     """Statistics of shards, pooled over a mapped axis, are those of the whole batch, on every shard."""
     state, batch = candidate.trained_rule, _problem.batch_at(candidate.batches, 1)
-    losses = _squares(batch)
+    losses = _partly_nan(batch)
 
     def of_shard(losses: jax.Array, groups: jax.Array) -> Any:
         statistics = candidate.observe(state, losses, groups).pool("shards")
@@ -283,11 +288,12 @@ def a_step_passes_debug_nans(candidate: Candidate) -> None:
     """With `jax_debug_nans` a step and its diagnostics go through."""
     with jax.debug_nans(True):
         tx = candidate.made()
-        groups = candidate.few_ids.at[FEW - 1].set(-1)
+        padded = candidate.few_ids.at[FEW - 1].set(-1)
         start = tx.init(None)
-        for state in (start, candidate.told(tx, start, _few(), groups)):
-            candidate.reweight(state, _few(), groups)
-            candidate.told(tx, state, _few(), groups)
+        for state in (start, candidate.told(tx, start, _few(), padded)):
+            for groups in (padded, jnp.full_like(padded, -1)):
+                candidate.reweight(state, _few(), groups)
+                candidate.told(tx, state, _few(), groups)
             diagnostics(state)
 
 
