@@ -65,7 +65,7 @@ CHECKS = {
     "speed": (["benchmarks", "speed", "--smoke"], IN_A_HURRY),
 }
 ONE_CORE = ("smokes", "docs", "speed", "types")
-"""Checks that leave the other core free: two at a time, the longest first, each told of when it is done."""
+"""Checks that leave the other core free: two at a time, the longest first, what they say shown when they are done."""
 
 ONLY_FLOAT32 = [*files(*OWN_PRECISION), EXPERIMENTS, *(f"tests/{path}" for path in ONCE)]
 NIGHTLY = {
@@ -85,9 +85,10 @@ def main() -> int:
         parser.error(f"no check {', '.join(unknown)}; there are nightly, {', '.join(known)}")
 
     passed = {name: _passes(name, *known[name]) for name in chosen if name not in ONE_CORE}
+    beside = [name for name in ONE_CORE if name in chosen]
     with ThreadPoolExecutor(2) as pool:
-        beside = [name for name in ONE_CORE if name in chosen]
-        passed |= zip(beside, pool.map(lambda name: _passes(name, *known[name], at_once=False), beside), strict=True)
+        at_once = len(beside) == 1
+        passed |= zip(beside, pool.map(lambda name: _passes(name, *known[name], at_once=at_once), beside), strict=True)
     failed = [name for name in chosen if not passed[name]]
     if failed:
         _say(f"failed: {', '.join(failed)}\n")

@@ -19,8 +19,9 @@ PARTS = {
     "d": "several devices",
     "e": "a grid of hyperparameters at once",
     "f": "rules of a whole batch",
+    "g": "the import",
 }
-WHOLE_STEP, DUAL_UPDATE, COMPILING, DEVICES, SWEEP, BATCH_RULES = PARTS
+WHOLE_STEP, DUAL_UPDATE, COMPILING, DEVICES, SWEEP, BATCH_RULES, IMPORTING = PARTS
 WHOLE_BATCH_RULES = (
     "cvar",
     "kl_cvar",
@@ -49,7 +50,7 @@ class Protocol:
       flat: two sizes n between which a lazy step should not slow down.
       dual_groups: G of the dual update alone; the largest is also the one of the state's bytes.
       compile_dense, compile_lazy: G of the steps that are compiled for time and memory.
-      compile_pairs: pairs of compilations.
+      compile_pairs: pairs of compilations, and of imports.
       devices: how many fake devices.
       device_groups, device_lazy: G of `also` there, replicated and lazy.
       grid_side, grid_steps: the grid of hyperparameters is square; steps of each training.
@@ -131,11 +132,11 @@ class Case:
 
     Attributes:
       part: a letter of `PARTS`.
-      workload: a name in `WORKLOADS`, `dual`, `grid` or `batch`.
+      workload: a name in `WORKLOADS`, `dual`, `grid`, `batch` or `import`.
       form: `call` (one step a call), `scan`, or `bytes` for what is counted and not timed.
-      method: an optimizer, `also` with the settings below, or one of `WHOLE_BATCH_RULES`.
-      against: what it is measured against: an optimizer, `copy`, `lazy` (the same at `against_groups`), `each` or
-        `sort`.
+      method: an optimizer, `also` with the settings below, one of `WHOLE_BATCH_RULES`, or a package.
+      against: what it is measured against: an optimizer, `copy`, `lazy` (the same at `against_groups`), `each`,
+        `sort` or a package.
       num_groups: G.
       lazy: whether only the batch's entries of the tables are touched.
       average: whether a moving average of the losses is kept.
@@ -217,6 +218,7 @@ def cases(protocol: Protocol, parts: Sequence[str], patterns: Sequence[str] = ()
         DEVICES: _devices,
         SWEEP: _sweep,
         BATCH_RULES: _batch_rules,
+        IMPORTING: _importing,
     }
     found = [case for part in parts for case in makers[part](protocol)]
     return [case for case in found if not patterns or any(fnmatch(case.name, f"*{p}*") for p in patterns)]
@@ -292,3 +294,8 @@ def _sweep(protocol: Protocol) -> Iterator[Case]:
 def _batch_rules(protocol: Protocol) -> Iterator[Case]:
     for method in WHOLE_BATCH_RULES:
         yield Case(BATCH_RULES, "batch", "call", method, "sort", batch=protocol.rule_batch)
+
+
+def _importing(protocol: Protocol) -> Iterator[Case]:
+    del protocol
+    yield Case(IMPORTING, "import", "call", "also_optax", "optax")

@@ -11,7 +11,17 @@ from benchmarks import records
 from benchmarks.report import NoResultsError, Rendered, bullets, where
 from benchmarks.speed import bars, figure
 from benchmarks.speed.bars import BY_INTERVAL, NO_BAR, NOT_MET, Judged
-from benchmarks.speed.cases import BATCH_RULES, COMPILING, DEVICES, DUAL_UPDATE, PARTS, SWEEP, WHOLE_STEP, size_name
+from benchmarks.speed.cases import (
+    BATCH_RULES,
+    COMPILING,
+    DEVICES,
+    DUAL_UPDATE,
+    IMPORTING,
+    PARTS,
+    SWEEP,
+    WHOLE_STEP,
+    size_name,
+)
 from benchmarks.speed.workloads import TINY, WORKLOADS
 from benchmarks.tables import for_markdown
 
@@ -123,6 +133,9 @@ def tables(judged: Sequence[Judged]) -> Iterator[Titled]:
     if rows := [j for j in judged if j.line["part"] == BATCH_RULES]:
         title = "Time of the weights of a batch over that of `jnp.sort` of its losses"
         yield Titled(BATCH_RULES, title, _table(rows, _SORTED, "rule", _name))
+    if rows := [j for j in judged if j.line["part"] == IMPORTING]:
+        title = "CPU time of an import behind that of optax, and over it"
+        yield Titled(IMPORTING, title, _table(rows, _IMPORTED, "package", _name))
 
 
 def markdown(lines: Sequence[records.Line], judged: Sequence[Judged], found: Sequence[Titled], file: Path) -> str:
@@ -162,6 +175,8 @@ NOTES = {
     f"{bars.PAIR_BYTES} an example of the global batch beside the baseline's, which leaves no room for tables.",
     BATCH_RULES: "`example_weights` of losses drawn from an exponential distribution. A smoothed spectral risk is an "
     "isotonic regression, whose bar is higher.",
+    IMPORTING: "Each in a fresh process, with Python's garbage collected in between: what optax and JAX make brings a "
+    "full collection near, which else falls into whatever is imported next.",
 }
 
 
@@ -235,6 +250,8 @@ def _verdict(judged: Judged) -> str:
 def _of_bar(judged: Judged) -> str:
     if judged.line["part"] == DEVICES or "state_bytes" in judged.line:
         return f"{judged.value:.0f} bytes of {judged.bar:.0f}"
+    if judged.line["part"] == IMPORTING:
+        return f"{judged.value:.1f} ms of {judged.bar}"
     return f"{_ratio(judged)} ({_interval(judged)}) of {_bar(judged)}"
 
 
@@ -268,6 +285,13 @@ _RATIO: dict[str, Column] = {
     "verdict": _verdict,
 }
 _SORTED: dict[str, Column] = {"losses": lambda j: str(j.line["batch"]), **_RATIO}
+_IMPORTED: dict[str, Column] = {
+    "milliseconds": lambda j: f"{j.value:.1f}",
+    "bar": _bar,
+    "verdict": _verdict,
+    "over": _against,
+    **{name: column for name, column in _RATIO.items() if name not in ("bar", "verdict")},
+}
 _FLAT: dict[str, Column] = {
     "large": _size,
     "small": lambda j: size_name(j.line["against_groups"]),

@@ -4,17 +4,19 @@ import gc
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from subprocess import CalledProcessError
 
 from rich.console import Console
 
 from benchmarks import records
 from benchmarks.progress import progress
-from benchmarks.speed import compiling, devices, dual, rules, sweep
+from benchmarks.speed import compiling, devices, dual, importing, rules, sweep
 from benchmarks.speed.cases import (
     BATCH_RULES,
     COMPILING,
     DEVICES,
     DUAL_UPDATE,
+    IMPORTING,
     SWEEP,
     WHOLE_STEP,
     Case,
@@ -61,6 +63,7 @@ def _measure_all(protocol: Protocol, todo: Sequence[Case], file: Path, console: 
         DEVICES: devices.measure,
         SWEEP: sweep.measure,
         BATCH_RULES: rules.measure,
+        IMPORTING: importing.measure,
     }
     provenance = records.provenance()
     with progress(console) as bars:
@@ -74,7 +77,7 @@ def _measure_all(protocol: Protocol, todo: Sequence[Case], file: Path, console: 
 
             try:
                 found = measures[case.part](case, protocol, on_pair)
-            except (RuntimeError, ValueError, TypeError, MemoryError) as error:
+            except (RuntimeError, ValueError, TypeError, MemoryError, CalledProcessError) as error:
                 found = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"}
                 console.print(f"{case.name} failed: {found['error']}", style="red", markup=False)
             line = {

@@ -155,6 +155,10 @@ LINES = [
     line(
         "smooth", around(9.0, 0.1), part="f", workload="batch", method="spectral_risk_kl", against="sort", batch=65_536
     ),
+    line(
+        "import", around(0.02, 0.001), part="g", method="also_optax", against="optax", milliseconds=[20.0, 49.0, 90.0]
+    ),
+    line("slow import", around(0.06, 0.001), part="g", method="also_optax", against="optax", milliseconds=[51.0]),
 ]
 EXPECTED = {
     "noise": NO_BAR,
@@ -181,6 +185,8 @@ EXPECTED = {
     "rule": MET,
     "slow rule": NOT_MET,
     "smooth": MET,
+    "import": MET,
+    "slow import": NOT_MET,
 }
 
 
