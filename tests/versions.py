@@ -42,6 +42,8 @@ ENVIRONMENTS = (
     Environment("3.12", "3.12"),
     Environment("3.13", "3.13"),
 )
+SUITE = ("float32", "compiled", "x64")
+"""All tests of the gate but those of the site."""
 SHOWN = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 """Packages whose versions are in the table."""
 
@@ -72,7 +74,7 @@ def main() -> int:
         prog="python -m tests.versions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("environments", nargs="*", metavar="environment", help=f"of {', '.join(names)}; default: all")
-    parser.add_argument("--checks", nargs="+", default=["float32"], help="of `python -m tests`; default: float32")
+    parser.add_argument("--checks", nargs="+", default=SUITE, help=f"of `python -m tests`; default: {' '.join(SUITE)}")
     parser.add_argument("--pytest", nargs=argparse.REMAINDER, help="run pytest with these arguments instead")
     parser.add_argument("--upgrade", action="store_true", help="make the environments again, with the newest packages")
     chosen = parser.parse_args()

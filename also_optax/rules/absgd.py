@@ -91,9 +91,9 @@ class LogMeanExp(NamedTuple):
         return LogMeanExp(count, rejected, self.temperature, peak, mass, excess)
 
     def log_mean(self) -> jax.Array:
-        """log of the mean of exp((loss - peak)/temperature), at most 0."""
+        """log of the mean of exp((loss - peak)/temperature), at most 0; 0 without examples."""
         count = jnp.maximum(self.count, 1)
-        few = self.mass < 0.5 * count
+        few = self.mass < 0.5 * self.count
         return jnp.where(few, jnp.log(jnp.where(few, self.mass, 1) / count), jnp.log1p(self.excess / count))
 
     def _order(self) -> jax.Array:
