@@ -221,7 +221,7 @@ def test_the_form_is_chosen_by_the_number_of_examples():
     assert keeps_histogram(10, lazy=True) and not keeps_histogram(50_001, lazy=False)
 
 
-@lazy_or_not
+@pytest.mark.parametrize("lazy", [True, pytest.param(False, marks=test_lazy.WITHOUT_TEMPORARIES)])
 def test_no_step_copies_a_table(lazy):
     size = 2_000_003
     tx = rule(size, lazy=lazy)
