@@ -12,6 +12,9 @@ from also_optax._hyperparams import saturated, statistics_dtype
 LARGEST_ID = 2**31 - 1
 """Of int32, and at least the number of groups: it is of no group."""
 
+NUMBER_THEM = "Number the groups from 0: `np.unique(labels, return_inverse=True)[1]`."
+"""What to do with labels that are no ids."""
+
 
 class Examples(NamedTuple):
     """A batch of losses after validation; the shapes are those of the user's losses.
@@ -98,8 +101,6 @@ def as_examples(
         eligible &= _like_losses("where", where, losses)
     if groups is not None:
         groups = as_ids(groups)
-        if not jnp.issubdtype(groups.dtype, jnp.integer):
-            raise TypeError(f"`groups` must be integer ids, got dtype {groups.dtype}.")
         if groups.dtype.itemsize < 4:  # G itself may not fit into a narrow dtype, and would wrap
             groups = groups.astype(jnp.int32)
         ids = _like_losses("groups", groups, losses)
@@ -127,11 +128,21 @@ def no_examples() -> Examples:
 
 
 def as_ids(groups: ArrayLike) -> jax.Array:
-    """`groups` as an array: JAX would wrap ids of 64 bits that do not fit into 32, and those of no group be of one."""
+    """`groups` as an array: JAX would wrap ids of 64 bits that do not fit into 32, and those of no group be of one.
+
+    Raises:
+      TypeError: if they are not integer.
+    """
     if isinstance(groups, np.ndarray) and groups.dtype.kind in "iu" and groups.dtype.itemsize == 8:
         groups = np.minimum(groups, LARGEST_ID)
         groups = np.maximum(groups, -1) if groups.dtype.kind == "i" else groups
-    return jnp.asarray(groups)
+    try:
+        ids = jnp.asarray(groups)
+    except TypeError as error:
+        raise TypeError(f"`groups` must be integer ids, got a {type(groups).__name__}. {NUMBER_THEM}") from error
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"`groups` must be integer ids, got dtype {ids.dtype}. {NUMBER_THEM}")
+    return ids
 
 
 def expand_like(array: jax.Array, losses: jax.Array) -> jax.Array:
@@ -148,7 +159,8 @@ def _floating(name: str, losses: ArrayLike) -> jax.Array:
 
 def _like_losses(name: str, array: jax.Array, losses: jax.Array) -> jax.Array:
     if array.ndim == 0 or array.shape != losses.shape[: array.ndim]:
+        one_hot = " Ids of rows that are one-hot: `groups.argmax(-1)`." if name == "groups" and array.ndim > 1 else ""
         raise ValueError(
-            f"`{name}` must have the leading shape of `losses`, here {losses.shape}, got shape {array.shape}."
+            f"`{name}` must have the leading shape of `losses`, here {losses.shape}, got shape {array.shape}.{one_hot}"
         )
     return expand_like(array, losses)

@@ -19,9 +19,11 @@ def find_rule_state(opt_state: Any) -> Any:
     """
     found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_rule_state) if is_rule_state(node)]
     if not found:
+        is_optimizer = hasattr(opt_state, "init") and hasattr(opt_state, "update")
         raise ValueError(
-            "found no rule state in `opt_state`: it must come from `also`, `absgd`, `abadam`, `rgd`, `cvar` or a chain "
+            "found no rule state in `opt_state`: it must come from an optimizer such as `also_optax.also`, or a chain "
             f"with a `reweight_by_*` rule, got a {type(opt_state).__name__}."
+            + (" Pass `tx.init(params)`, not the optimizer." if is_optimizer else "")
         )
     if len(found) > 1:
         names = ", ".join(type(state).__name__ for state in found)
@@ -254,6 +256,8 @@ def value_and_grad(
         statistics: Statistics | None = None,
         **kwargs: Any,
     ) -> tuple[tuple[jax.Array, Any], Any]:
+        find_rule_state(opt_state)  # here, before a forgotten argument is missed by `per_example_loss`
+
         def loss_fn(*args: Any) -> tuple[jax.Array, Any]:
             output = per_example_loss(*args, **kwargs)
             if isinstance(output, tuple) != has_aux or (has_aux and len(output) != 2):

@@ -43,7 +43,8 @@ def log_simplex(name: str, values: Any, size: int, *, zeros: bool) -> ArrayLike:
     lowest, highest = values.min(), values.max()
     if not (np.isfinite(highest) and (lowest >= 0 if zeros else lowest > 0) and highest > 0):
         requirement = "not negative and not all zero" if zeros else "positive"
-        raise ValueError(f"`{name}` must be finite, {requirement}, got values from {lowest} to {highest}.")
+        zero = "" if zeros or lowest else f" 0 at {np.flatnonzero(values == 0)[:8]}: leave out what has no examples."
+        raise ValueError(f"`{name}` must be finite, {requirement}, got values from {lowest} to {highest}.{zero}")
     scaled = values / highest
     with np.errstate(divide="ignore"):
         return np.log(scaled) - np.log(scaled.sum())

@@ -37,6 +37,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from also_optax._bits import mixed
+from also_optax._examples import NUMBER_THEM
 from also_optax._hyperparams import Table, check_count, check_scalar, statistics_dtype
 
 SMALL = 2**12
@@ -159,7 +160,7 @@ def group_index(groups: Table, num_groups: int) -> GroupIndex:
     xp: Any = jnp if isinstance(groups, jax.core.Tracer) else np
     ids = xp.asarray(groups)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(f"`groups` must be integer ids, got dtype {ids.dtype}.")
+        raise TypeError(f"`groups` must be integer ids, got dtype {ids.dtype}. {NUMBER_THEM}")
     if ids.ndim != 1:
         raise ValueError(f"`groups` must have one id per example, shape [n], got shape {ids.shape}.")
     if ids.dtype.itemsize < 4:  # G itself may not fit into a narrow dtype
@@ -192,7 +193,7 @@ def group_balanced(
       Indices, int32 ``[B]``.
 
     Raises:
-      TypeError: if `batch_size` is not a Python int.
+      TypeError: if `batch_size` is not a Python int, or `index` none of :func:`group_index`.
       ValueError: if `group_weights` are not of shape ``[G]``, or `batch_size` is out of range.
 
     Examples:
@@ -204,6 +205,8 @@ def group_balanced(
       True
     """
     check_count("batch_size", batch_size)
+    if not isinstance(index, GroupIndex):
+        raise TypeError(f"`index` must be made by `group_index(groups, num_groups)`, got a {type(index).__name__}.")
     group_key, example_key = jax.random.split(key)
     if group_weights is None:
         num_present = jnp.maximum((index.counts > 0).sum(), 1)
@@ -239,7 +242,7 @@ def upsampling(key: jax.Array, index: GroupIndex, batch_size: int, *, strength: 
       Indices, int32 ``[B]``.
 
     Raises:
-      TypeError: if `batch_size` is not a Python int.
+      TypeError: if `batch_size` is not a Python int, or `index` none of :func:`group_index`.
       ValueError: if an argument is out of range.
 
     Examples:
@@ -250,7 +253,8 @@ def upsampling(key: jax.Array, index: GroupIndex, batch_size: int, *, strength: 
       >>> bool(50 < (drawn >= 990).sum() < 150)
       True
     """
-    return group_balanced(key, index, batch_size, group_weights=upsampling_frequencies(index.counts, strength))
+    frequencies = upsampling_frequencies(index.counts, strength) if isinstance(index, GroupIndex) else None
+    return group_balanced(key, index, batch_size, group_weights=frequencies)
 
 
 def upsampling_frequencies(counts: Table, strength: ArrayLike = 1.0) -> jax.Array:

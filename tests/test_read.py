@@ -72,6 +72,19 @@ def test_no_rule_in_the_state_is_an_error_that_says_so():
         also_optax.reweight(opt_state, jnp.ones(2))
 
 
+def test_an_optimizer_in_the_place_of_its_state_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match=r"got a GradientTransformation.* Pass `tx\.init"):
+        also_optax.reweight(also_optax.rgd(0.1), jnp.ones(2))
+
+
+@pytest.mark.parametrize("places", [lambda params, state, x: (params, x), lambda params, state, x: (state, params, x)])
+def test_value_and_grad_misses_the_state_before_the_loss_misses_an_argument(places):
+    params, state = jnp.array(1.0), also_optax.rgd(0.1).init(jnp.array(1.0))
+    fn = also_optax.value_and_grad(lambda params, x: (params - x) ** 2)
+    with pytest.raises(ValueError, match="found no rule state in `opt_state`"):
+        fn(*places(params, state, jnp.ones(2)))
+
+
 def test_two_rules_in_the_state_are_an_error_that_names_them():
     tx = optax.chain(also_optax.reweight_by_rgd(), also_optax.reweight_by_absgd(1.0))
     with pytest.raises(ValueError, match=r"found 2 rule states .*RgdState, AbsgdState"):

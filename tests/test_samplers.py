@@ -347,6 +347,8 @@ def test_a_record_of_grain_has_a_generator_of_its_own():
         (lambda: samplers.group_index([0.5], 1), TypeError, "`groups` must be integer ids"),
         (lambda: samplers.group_index([[0]], 1), ValueError, r"`groups` must have one id per example, shape \[n\]"),
         (lambda: samplers.group_index([-1, 2], 2), ValueError, r"`groups` must have an id in \[0, 2\)"),
+        (lambda: samplers.group_balanced(KEY, jnp.array([0, 1]), 2), TypeError, "`index` must be made by `group_index"),
+        (lambda: samplers.upsampling(KEY, [0, 1], 2), TypeError, "`index` must be made by `group_index"),
         (lambda: samplers.group_balanced(KEY, INDEX, 0), ValueError, "`batch_size` must be at least 1"),
         (lambda: samplers.group_balanced(KEY, INDEX, 2, group_weights=[1.0]), ValueError, "`group_weights` must have"),
         (lambda: samplers.by_weights(KEY, 1.0, 2), ValueError, "`weights` must have one entry per example"),

@@ -80,6 +80,15 @@ def test_what_is_no_integer_is_an_error(row, ids):
             row.rule.told(row.make(**row.hyperparams), state, *arguments)
 
 
+@pytest.mark.parametrize("labels", [["cat", "dog"], np.array(["cat", "dog"]), np.array(["cat", None])])
+def test_labels_that_are_no_numbers_are_an_error_that_says_how_to_number_them(labels):
+    state = also_optax.reweight_by_also(2).init(None)
+    with pytest.raises(
+        TypeError, match=r"`groups` must be integer ids, got a (list|ndarray). Number .* return_inverse"
+    ):
+        also_optax.reweight(state, LOSSES[:2], labels)
+
+
 def test_an_id_of_every_group_is_seen_and_no_other():
     state = also_optax.reweight_by_also(problems.NUM_GROUPS).init(None)
     ids = jnp.arange(-4, 7)
