@@ -235,6 +235,10 @@ def value_and_grad(
       hands others on to `per_example_loss` and returns ``((loss, rw), grads)``, or ``((loss, (rw, aux)), grads)`` with
       `has_aux`. Loss and ``rw`` are those of :func:`reweight`.
 
+    Raises:
+      TypeError: from ``fn``, if `per_example_loss` does not return what `has_aux` says.
+      ValueError: from ``fn``, if `opt_state` has no rule, or two; and what :func:`reweight` raises.
+
     Examples:
       >>> import jax.numpy as jnp, also_optax
       >>> tx = also_optax.rgd(learning_rate=0.1)
