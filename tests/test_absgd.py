@@ -360,6 +360,15 @@ def test_batches_of_one_example_merge_and_pool_to_the_whole(temperature):
     np.testing.assert_allclose(one_by_one(losses[:, None])[:, 0], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.5, -0.5])
+def test_statistics_of_no_examples_are_zeros_pooled_too(temperature):
+    state = also_optax.reweight_by_absgd(temperature).init(())
+    nothing = also_optax.observe(state, jnp.ones(2), where=jnp.zeros(2, bool))
+    pooled = jax.vmap(lambda of: of.pool("shards"), axis_name="shards")(jax.tree.map(lambda leaf: leaf[None], nothing))
+    for found in (nothing, pooled):
+        assert not any(jnp.any(leaf) for leaf in found._replace(temperature=jnp.zeros(())))
+
+
 @pytest.mark.parametrize(("excess", "restarts"), [(4.5, False), (5.0, False), (5.5, True)])
 def test_the_average_restarts_only_past_the_limit(excess, restarts):
     """Batches of equal losses, so that nu is the loss over the temperature, which is 2."""

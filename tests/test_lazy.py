@@ -331,6 +331,16 @@ def test_the_sparse_average_is_the_average():
         np.testing.assert_allclose(found[0][name], found[1][name], rtol=2e-5, atol=1e-6, err_msg=name)
 
 
+def test_padding_leaves_the_sparse_average():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("also_optax.rules.also.LARGEST_TABLES", 0)
+        tx = also_optax.reweight_by_also(4, lazy=False, average_decay=0.3)
+    ids = jnp.array([0, 2])
+    _, state = tx.update(None, tx.init(None), losses=jnp.array([1.0, 2.0]), groups=ids)
+    _, after = tx.update(None, state, losses=jnp.array([5.0, 5.0]), groups=ids - 3)
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
 def test_a_batch_of_padding_makes_no_nan_outside_of_jit_either():
     tx = also_optax.reweight_by_also(20, lazy=True)
     with jax.debug_nans(True), jax.disable_jit():
