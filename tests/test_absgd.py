@@ -360,6 +360,16 @@ def test_batches_of_one_example_merge_and_pool_to_the_whole(temperature):
     np.testing.assert_allclose(one_by_one(losses[:, None])[:, 0], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("temperature", "loss"), [(0.5, -1e4), (-0.5, 1e4)])
+def test_losses_far_on_the_other_side_of_zero_merge_with_no_examples(temperature, loss):
+    state, losses = also_optax.reweight_by_absgd(temperature).init(()), loss + jnp.array([0.0, 0.3, 0.9])
+    parts = [also_optax.observe(state, losses, where=jnp.full(3, valid)) for valid in (False, True)]
+    expected = also_optax.example_weights(state, losses)
+    for both in (parts, parts[::-1]):
+        found = also_optax.example_weights(state, losses, statistics=also_optax.merge(*both))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [0.5, -0.5])
 def test_statistics_of_no_examples_are_zeros_pooled_too(temperature):
     state = also_optax.reweight_by_absgd(temperature).init(())

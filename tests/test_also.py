@@ -420,6 +420,13 @@ def test_the_gap_closes_when_the_losses_stand_still():
 # --- What it must survive ---------------------------------------------------------------------------------------------
 
 
+def test_a_batch_of_one_example_has_its_loss_for_the_mean():
+    tx = also_optax.reweight_by_also(2, dual_learning_rate=0.1, kl_penalty=0.0, optimism=0)
+    _, state = tx.update(None, tx.init(None), losses=jnp.array([1.5]), groups=jnp.array([1]))
+    pi = np.array([1, np.exp(0.1 * 2 * 1.5)])  # h is G times the loss
+    np.testing.assert_allclose(also_optax.group_weights(state), pi / pi.sum(), rtol=1e-6)
+
+
 def test_uniform_weights_of_ten_million_examples_are_one():
     n = 10_000_000
     rate = 1e-6  # so that one batch of eight moves the logs of its examples by about one

@@ -245,6 +245,14 @@ def same(one, other, rtol=1e-6, losses=LOSSES):
     np.testing.assert_allclose(weights_of(one, losses), weights_of(other, losses), rtol=rtol, atol=rtol)
 
 
+@pytest.mark.parametrize("radius", [0.0, 0.4])
+def test_equal_losses_make_no_nan_in_a_chi2_ball_outside_of_jit_either(radius):
+    with jax.debug_nans(True), jax.disable_jit():
+        state = also_optax.reweight_by_chi2(radius=radius).init(None)
+        weights = also_optax.example_weights(state, jnp.full(3, 0.7))
+    assert (weights == 1).all()
+
+
 def test_all_of_the_batch_is_plain_training():
     for tx in (
         also_optax.reweight_by_cvar(1.0),

@@ -187,6 +187,12 @@ def test_the_kl_from_the_prior_is_that_of_scipy(game):
     np.testing.assert_allclose(pi, prior * np.exp(tilt) / np.sum(prior * np.exp(tilt)), rtol=1e-12)
 
 
+def test_values_of_prior_zero_are_above_the_highest_that_counts_by_nothing():
+    log_prior = jnp.log(jnp.array([0.3, 0.7, 0.0]))
+    found = _simplex.below_highest(log_prior, jnp.array([0.5, 2.0, 1e30]))
+    np.testing.assert_array_equal(found, [-1.5, 0, 0])
+
+
 def test_without_a_penalty_the_gap_is_what_the_largest_loss_has_over_the_mean():
     zero = jnp.zeros(3)
     log_prior = jnp.log(jnp.array([0.5, 0.3, 0.2]))

@@ -147,6 +147,13 @@ def test_a_schedule_of_t_may_pass_through_zero_with_groups():
         assert_close(weights[step], reference_tilted.example_weights(np.array([1.0, 3.0]), t))
 
 
+@pytest.mark.parametrize("t", [-2.0, 2.0])
+def test_before_the_first_step_diagnostics_of_groups_are_zero(t):
+    state = also_optax.reweight_by_tilted(t, num_groups=3, group_frequencies=[1, 1, 2]).init(None)
+    found = also_optax.diagnostics(state)
+    assert found["robust_value"] == 0 and found["erm_value"] == 0
+
+
 @pytest.mark.parametrize("t", [-1.0, 0.0, 1.0])
 def test_diagnostics_of_groups_are_the_tilted_mean(t):
     tx = also_optax.reweight_by_tilted(t, num_groups=3, group_frequencies=[1, 1, 2])
