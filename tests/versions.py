@@ -154,7 +154,8 @@ def run(environment: Environment, check: str, command: list[str], folder: Path, 
     if good and commit():
         with ledger.open("a") as lines:
             lines.write(entry + "\n")
-    summary = next((line for line in reversed(log.read_text().splitlines()) if " in " in line), "")
+    lines = log.read_text().splitlines()
+    summary = next((line for line in reversed(lines) if " in " in line and not line.startswith("---")), "")
     return Outcome(environment.name, check, "passed" if good else "FAILED", seconds, versions, summary.strip("= "))
 
 
