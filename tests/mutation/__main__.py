@@ -1,8 +1,8 @@
 """``python -m tests.mutation``: 500 mutants of the rules and kernels, each against the tests of its module.
 
 What is found goes into ``results.jsonl`` as it comes, and a run that was stopped goes on where it was. A mutant is
-tried again when its module has changed, and survivors when ``--again`` says so, since other tests may have come.
-Survivors that no test can kill are explained in ``equivalent.toml``.
+tried again when the code of its module has changed, and survivors when ``--again`` says so, since other tests may have
+come. Survivors that no test can kill are explained in ``equivalent.toml``.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from benchmarks import records
 from benchmarks.progress import progress
 from benchmarks.records import Line
 from tests.__main__ import COMPILED_ONCE, IN_A_HURRY
-from tests.mutation.mutants import Mutant, sample
+from tests.mutation.mutants import Mutant, code_of, sample
 from tests.mutation.selection import TESTS
 from tests.mutation.trials import FORK, PRELOADED, copy_of, run, try_mutant
 
@@ -57,8 +57,9 @@ def main() -> int:
 
 
 def _key(mutant: Mutant) -> str:
-    source = hashlib.sha256((ROOT / mutant.module).read_bytes()).hexdigest()
-    return records.hash_of({"mutant": mutant._asdict(), "source": source})
+    code = hashlib.sha256(code_of((ROOT / mutant.module).read_text()).encode()).hexdigest()
+    known = [mutant.module, mutant.operator, mutant.before, mutant.after, mutant.same, code]
+    return records.hash_of({"mutant": known})
 
 
 def _try_all(

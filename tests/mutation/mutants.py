@@ -1,6 +1,11 @@
-"""Mutants: a module with one operator, comparison or constant changed, as cosmic-ray changes them."""
+"""Mutants: a module with one operator, comparison or constant changed, as cosmic-ray changes them.
 
-import random
+Which of them are in the sample is decided by a hash of each: a change of the sources changes the sample only there.
+"""
+
+import ast
+import collections
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +30,7 @@ class Mutant(NamedTuple):
       module: its path.
       operator: of cosmic-ray.
       occurrence: which of the places where the operator could be applied.
+      same: which of those on lines that read the same.
       line: its number.
       before: the line, as it is.
       after: the line, as it becomes.
@@ -33,6 +39,7 @@ class Mutant(NamedTuple):
     module: str
     operator: str
     occurrence: int
+    same: int
     line: int
     before: str
     after: str
@@ -41,7 +48,7 @@ class Mutant(NamedTuple):
 def sample(root: Path, modules: Sequence[str], count: int, seed: int) -> list[Mutant]:
     """`count` of all mutants of `modules`, the same for the same sources and seed."""
     places = [place for module in modules for place in _places(root, module)]
-    return [_mutant(root, *place) for place in random.Random(seed).sample(places, min(count, len(places)))]
+    return [_mutant(root, place) for place in sorted(places, key=lambda place: place.rank(seed))[:count]]
 
 
 def source_of(root: Path, module: str, operator: str, occurrence: int) -> str:
@@ -52,22 +59,53 @@ def source_of(root: Path, module: str, operator: str, occurrence: int) -> str:
     return str(changed)
 
 
+def code_of(source: str) -> str:
+    """What of a module is run: without comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [part for part in body if not _is_text(part)]
+    return ast.unparse(tree)
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+class _Place(NamedTuple):
+    """Where an operator can be applied: a :class:`Mutant` that is not made yet, with the text of its line."""
+
+    module: str
+    operator: str
+    occurrence: int
+    same: int
+    line: int
+    before: str
+
+    def rank(self, seed: int) -> str:
+        """The place in the order of the sample."""
+        known = (seed, self.module, self.operator, self.before, self.same)
+        return hashlib.sha256(repr(known).encode()).hexdigest()
+
+
 def _operator(name: str) -> Any:
     return cosmic_ray.plugins.get_operator(f"core/{name}")()
 
 
-def _places(root: Path, module: str) -> Iterator[tuple[str, str, int, int]]:
-    nodes = list(ast_nodes(get_ast((root / module).read_text())))
+def _places(root: Path, module: str) -> Iterator[_Place]:
+    source = (root / module).read_text()
+    nodes, texts = list(ast_nodes(get_ast(source))), [line.strip() for line in source.splitlines()]
     names = sorted(name.removeprefix("core/") for name in cosmic_ray.plugins.operator_names())
     for name in filter(OPERATORS.fullmatch, names):
         operator = _operator(name)
         lines = [line for node in nodes for (line, _), _ in operator.mutation_positions(node)]
-        yield from ((module, name, occurrence, line) for occurrence, line in enumerate(lines))
+        seen: collections.Counter[str] = collections.Counter()
+        for occurrence, line in enumerate(lines):
+            text = texts[line - 1]
+            yield _Place(module, name, occurrence, seen[text], line, text)
+            seen[text] += 1
 
 
-def _mutant(root: Path, module: str, operator: str, occurrence: int, line: int) -> Mutant:
-    source = (root / module).read_text()
-    before, after = (
-        text.splitlines()[line - 1].strip() for text in (source, source_of(root, module, operator, occurrence))
-    )
-    return Mutant(module, operator, occurrence, line, before, after)
+def _mutant(root: Path, place: _Place) -> Mutant:
+    changed = source_of(root, place.module, place.operator, place.occurrence)
+    return Mutant(*place, after=changed.splitlines()[place.line - 1].strip())
