@@ -175,7 +175,9 @@ def test_absent_groups_weigh_on_those_present_where_frequencies_are_known():
 # --- Numbers of any size ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("t", "rate"), [(1.0, 1.0), (-1.0, 0.3), (1e-3, 1e-6), (1e10, 1e-6), (-1e30, 1.0)])
+@pytest.mark.parametrize(
+    ("t", "rate"), [(1.0, 1.0), (-1.0, 0.3), (1e-3, 1e-6), (1e10, 1e-6), (-1e30, 1.0), (-0.5, 0.3)]
+)
 def test_losses_to_1e30_leave_finite_weights(t, rate):
     rng = np.random.default_rng(4)
     groups = rng.integers(0, G, (40, 3))

@@ -33,7 +33,10 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/test_simplex.py", "tests/test_strength.py", "tests/test_also_variants.py", "tests/faults/test_ranges.py",
         SETTINGS,
     ),
-    "also_optax/rules/absgd.py": (SETTINGS, "tests/test_absgd.py", *contract("absgd", "absgd_in_a_ball"), *QUICK),
+    "also_optax/rules/absgd.py": (
+        SETTINGS, "tests/test_absgd.py", "tests/test_strength.py", *contract("absgd", "absgd_in_a_ball"),
+        "-k", "not million and not sequences and not (strength and not absgd)",
+    ),
     "also_optax/rules/also.py": (
         SETTINGS, "tests/test_official.py", "tests/test_also.py", "tests/test_also_variants.py",
         *contract("also"), "tests/test_lazy.py::test_the_form_is_chosen_by_the_number_of_groups", *QUICK,
