@@ -35,6 +35,9 @@ def test_the_mass_of_a_prior_is_its_multiple_of_the_uniform_one():
 def test_shards_of_mapped_axes_are_gathered_one_behind_the_other():
     gathered = jax.vmap(lambda part: _groups.all_gather(part, "shards"), axis_name="shards")(VALUES.reshape(4, 2))
     np.testing.assert_array_equal(gathered, np.tile(VALUES, (4, 1)))
+    rows = VALUES.reshape(2, 2, 2)
+    gathered = jax.vmap(lambda part: _groups.all_gather(part, "shards"), axis_name="shards")(rows)
+    np.testing.assert_array_equal(gathered, np.tile(VALUES.reshape(4, 2), (2, 1, 1)))
 
 
 def test_sums_of_many_equal_values_are_exact():

@@ -331,11 +331,15 @@ def test_the_sparse_average_is_the_average():
         np.testing.assert_allclose(found[0][name], found[1][name], rtol=2e-5, atol=1e-6, err_msg=name)
 
 
-def test_padding_leaves_the_sparse_average():
+def test_padding_leaves_the_sparse_average_and_one_example_moves_it():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("also_optax.rules.also.LARGEST_TABLES", 0)
         tx = also_optax.reweight_by_also(4, lazy=False, average_decay=0.3)
     ids = jnp.array([0, 2])
+    _, one = tx.update(None, tx.init(None), losses=jnp.array([1.0]), groups=ids[:1])
+    _, one = tx.update(None, one, losses=jnp.array([2.0]), groups=ids[1:])
+    averages = np.array([0.3 * 0.7 * 1.0, 0, 0.7 * 2.0, 0]) * 4 / (1 - 0.3**2)  # of h, less its bias to zero
+    np.testing.assert_allclose(also_optax.diagnostics(one)["group_losses"], averages, rtol=1e-5)
     _, state = tx.update(None, tx.init(None), losses=jnp.array([1.0, 2.0]), groups=ids)
     _, after = tx.update(None, state, losses=jnp.array([5.0, 5.0]), groups=ids - 3)
     jax.tree.map(np.testing.assert_array_equal, after, state)

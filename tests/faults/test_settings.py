@@ -43,6 +43,7 @@ def exponentiated_gradient(**arguments):
         (lambda: also(prior=[np.nan, 1.0]), ValueError, "`prior` must be finite"),
         (lambda: also(prior=[np.inf, 1.0]), ValueError, "`prior` must be finite"),
         (lambda: also(group_frequencies=[0.0, 1.0]), ValueError, r"positive, .* 0 at \[0\]: leave out"),
+        (lambda: also(group_frequencies=[-0.5, 1.5]), ValueError, "`group_frequencies` must be finite, positive, got"),
         (lambda: also(group_frequencies=[1.0]), ValueError, "`group_frequencies` must have one entry per group"),
         (lambda: also(group_frequencies="p"), ValueError, '`group_frequencies` must be None, an array or "pi"'),
         (lambda: also(dual_learning_rate=-1.0), ValueError, "`dual_learning_rate` must be at least 0"),
