@@ -383,6 +383,10 @@ def test_masses_of_ones_own_weigh_the_ranks_and_need_not_be_normalised():
     np.testing.assert_allclose(found, spectral_risk.weights(UNEVEN, masses / masses.sum()), rtol=1e-6)
 
 
+def test_the_spectrum_may_be_named():
+    same(also_optax.reweight_by_spectral_risk(spectrum=[1.0, 3.0]), also_optax.reweight_by_spectral_risk([1.0, 3.0]))
+
+
 def test_masses_are_stretched_to_batches_of_another_size():
     tx = also_optax.reweight_by_spectral_risk([0.1, 0.2, 0.3, 0.4])
     np.testing.assert_allclose(weights_of(tx, [1.0, 2.0]), [0.6, 1.4], rtol=1e-6)

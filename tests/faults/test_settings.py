@@ -147,6 +147,7 @@ def exponentiated_gradient(**arguments):
         (lambda: spectral_risk([1.0], smoothing="kl"), ValueError, "give `penalty` and `smoothing` together"),
         (lambda: spectral_risk([1.0], penalty=1.0), ValueError, "give `penalty` and `smoothing` together"),
         (lambda: spectral_risk([1.0], penalty=-1.0, smoothing="kl"), ValueError, "`penalty` must be at least 0"),
+        (lambda: also(optimism=-0.5), ValueError, "`optimism` must be at least 0 and finite"),
         (lambda: also_optax.past_extragradient(optax.sgd(0.1), -1.0), ValueError, "`optimism` must be at least 0"),
         (lambda: also_optax.multi_steps(also(), 0), ValueError, "`every_k` must be at least 1"),
         (lambda: also_optax.multi_steps(also(), 1.5), TypeError, "`every_k` must be a Python int"),
