@@ -205,8 +205,7 @@ def group_balanced(
       True
     """
     check_count("batch_size", batch_size)
-    if not isinstance(index, GroupIndex):
-        raise TypeError(f"`index` must be made by `group_index(groups, num_groups)`, got a {type(index).__name__}.")
+    _check_index(index)
     group_key, example_key = jax.random.split(key)
     if group_weights is None:
         num_present = jnp.maximum((index.counts > 0).sum(), 1)
@@ -253,8 +252,8 @@ def upsampling(key: jax.Array, index: GroupIndex, batch_size: int, *, strength: 
       >>> bool(50 < (drawn >= 990).sum() < 150)
       True
     """
-    frequencies = upsampling_frequencies(index.counts, strength) if isinstance(index, GroupIndex) else None
-    return group_balanced(key, index, batch_size, group_weights=frequencies)
+    _check_index(index)
+    return group_balanced(key, index, batch_size, group_weights=upsampling_frequencies(index.counts, strength))
 
 
 def upsampling_frequencies(counts: Table, strength: ArrayLike = 1.0) -> jax.Array:
@@ -319,6 +318,11 @@ def by_weights(key: jax.Array, weights: ArrayLike, batch_size: int) -> jax.Array
         choice = jnp.argmax(jnp.log(children[drawn]) + gumbel, axis=-1)
         drawn = FAN * drawn + choice.astype(jnp.int32)
     return jnp.minimum(drawn, weights.size - 1)
+
+
+def _check_index(index: GroupIndex) -> None:
+    if not isinstance(index, GroupIndex):
+        raise TypeError(f"`index` must be made by `group_index(groups, num_groups)`, got a {type(index).__name__}.")
 
 
 def _check_sizes(num_examples: int, batch_size: int) -> None:

@@ -33,7 +33,7 @@ class Mutant(NamedTuple):
       same: which of those on lines that read the same.
       line: its number.
       before: the line, as it is.
-      after: the line, as it becomes.
+      after: the line, as it becomes; empty until it is made.
     """
 
     module: str
@@ -42,13 +42,18 @@ class Mutant(NamedTuple):
     same: int
     line: int
     before: str
-    after: str
+    after: str = ""
+
+    def rank(self, seed: int) -> str:
+        """Its place in the order of the sample."""
+        known = (seed, self.module, self.operator, self.before, self.same)
+        return hashlib.sha256(repr(known).encode()).hexdigest()
 
 
 def sample(root: Path, modules: Sequence[str], count: int, seed: int) -> list[Mutant]:
     """`count` of all mutants of `modules`, the same for the same sources and seed."""
     places = [place for module in modules for place in _places(root, module)]
-    return [_mutant(root, place) for place in sorted(places, key=lambda place: place.rank(seed))[:count]]
+    return [_made(root, place) for place in sorted(places, key=lambda place: place.rank(seed))[:count]]
 
 
 def source_of(root: Path, module: str, operator: str, occurrence: int) -> str:
@@ -72,27 +77,11 @@ def _is_text(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-class _Place(NamedTuple):
-    """Where an operator can be applied: a :class:`Mutant` that is not made yet, with the text of its line."""
-
-    module: str
-    operator: str
-    occurrence: int
-    same: int
-    line: int
-    before: str
-
-    def rank(self, seed: int) -> str:
-        """The place in the order of the sample."""
-        known = (seed, self.module, self.operator, self.before, self.same)
-        return hashlib.sha256(repr(known).encode()).hexdigest()
-
-
 def _operator(name: str) -> Any:
     return cosmic_ray.plugins.get_operator(f"core/{name}")()
 
 
-def _places(root: Path, module: str) -> Iterator[_Place]:
+def _places(root: Path, module: str) -> Iterator[Mutant]:
     source = (root / module).read_text()
     nodes, texts = list(ast_nodes(get_ast(source))), [line.strip() for line in source.splitlines()]
     names = sorted(name.removeprefix("core/") for name in cosmic_ray.plugins.operator_names())
@@ -102,10 +91,10 @@ def _places(root: Path, module: str) -> Iterator[_Place]:
         seen: collections.Counter[str] = collections.Counter()
         for occurrence, line in enumerate(lines):
             text = texts[line - 1]
-            yield _Place(module, name, occurrence, seen[text], line, text)
+            yield Mutant(module, name, occurrence, seen[text], line, text)
             seen[text] += 1
 
 
-def _mutant(root: Path, place: _Place) -> Mutant:
-    changed = source_of(root, place.module, place.operator, place.occurrence)
-    return Mutant(*place, after=changed.splitlines()[place.line - 1].strip())
+def _made(root: Path, mutant: Mutant) -> Mutant:
+    changed = source_of(root, mutant.module, mutant.operator, mutant.occurrence)
+    return mutant._replace(after=changed.splitlines()[mutant.line - 1].strip())
